@@ -1,0 +1,3 @@
+"""mcpbridge: one bridge and gateway for the Model Context Protocol."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,181 @@
+"""Exchange: one client message and everything that happens until it is answered. Law: it ends exactly once.
+
+Policies see the exchange through ``view`` (the same for both eras); the bytes stay in the client's own dialect in
+``message``. A policy refuses by raising ``BridgeError``; the listener formats the reply.
+
+Source: architecture sections 4-6.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from mcpbridge.wire.message import Members, Message, Notification, Request, Response
+
+if TYPE_CHECKING:
+    from mcpbridge.core.server import Backend, Server
+    from mcpbridge.core.session import Session
+
+Era = Literal["modern", "legacy"]
+
+
+@dataclass(slots=True, frozen=True)
+class Principal:
+    """Who calls: issuer + subject identify; scopes say what the present token allows (decision 6)."""
+
+    issuer: str
+    subject: str
+    scopes: frozenset[str] = frozenset()
+    client_id: str = ""
+
+    @property
+    def key(self) -> str:
+        """What sessions and pools are bound to."""
+        return f"{self.issuer}\x1f{self.subject}"
+
+
+ANONYMOUS = Principal("", "anonymous", frozenset({"mcp:read", "mcp:write", "mcp:admin"}))
+"""The one principal of a bridge that runs without sign-in, which is possible on loopback and stdio only."""
+
+
+@dataclass(slots=True)
+class Caller:
+    """Where a message came from. ``headers`` are lower-case names; empty for transports without headers."""
+
+    protocol: str  # frontend protocol: stdio websocket http sse tcp_binary
+    era: Era
+    address: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    principal: Principal | None = None  # set by the authenticate policy
+    connection: object | None = None  # identity of the client connection; None when each message stands alone
+
+
+@dataclass(slots=True)
+class View:
+    """What policies may look at, filled from ``_meta`` for modern clients and from the session for legacy ones."""
+
+    method: str
+    name: str | None = None  # params.name (tools, prompts) or params.uri (resources)
+    version: str = ""
+    capabilities: Members = field(default_factory=dict)  # what the client declared
+    log_level: str | None = None
+
+
+class Reply(Protocol):
+    """The way back to the client while it waits for this answer."""
+
+    can_ask: bool
+
+    def notify(self, notification: Notification) -> None:
+        """Send a notification related to this call, at once and in order. Never blocks; a client too slow loses the call."""
+
+    async def ask(self, request: Request) -> Response:
+        """Put a question of the server to the client and wait for its answer, which may be a JSON-RPC error."""
+
+
+class NoReply:
+    """The way back of a message that nobody waits for."""
+
+    can_ask = False
+
+    def notify(self, notification: Notification) -> None:
+        return None
+
+    async def ask(self, request: Request) -> Response:
+        raise LookupError("no client is waiting")
+
+
+class Deadline:
+    """A point in time that stands still while a question is with the client. Seconds of the loop's monotonic clock.
+
+    ``limit`` caps what progress may add: each ``extend`` restarts the budget, the sum never passes ``limit`` budgets.
+    """
+
+    __slots__ = ("_ends", "_hard", "_on_change", "_paused_at", "_pauses", "budget")
+
+    def __init__(self, budget: float, now: float, limit: float = 10.0) -> None:
+        self.budget = budget
+        self._ends = now + budget
+        self._hard = now + budget * limit
+        self._pauses = 0
+        self._paused_at = 0.0
+        self._on_change: Callable[[], None] | None = None
+
+    def remaining(self, now: float) -> float:
+        """Seconds left, never negative; the value at the pause while paused."""
+        return max(0.0, self._ends - (self._paused_at if self._pauses else now))
+
+    @property
+    def paused(self) -> bool:
+        return self._pauses > 0
+
+    def pause(self, now: float) -> None:
+        """The clock stops until the matching ``resume``; pauses nest."""
+        if self._pauses == 0:
+            self._paused_at = now
+        self._pauses += 1
+
+    def resume(self, now: float) -> None:
+        self._pauses -= 1
+        if self._pauses == 0:
+            self._ends += now - self._paused_at
+            self._hard += now - self._paused_at
+
+    def extend(self, now: float) -> None:
+        """Progress was seen: the budget starts anew, up to the hard end."""
+        self._ends = max(self._ends, min(now + self.budget, self._hard))
+
+
+@dataclass(slots=True)
+class Exchange:
+    message: Message | SessionOp
+    view: View
+    caller: Caller
+    reply: Reply
+    deadline: Deadline
+    target: Server | tuple[Server, ...] | None = None  # one server, the servers of an aggregate, or not yet routed
+    session: Session | None = None  # legacy clients only
+    backend: Backend | None = None
+    attempts: int = 0
+    started: float = field(default_factory=time.monotonic)
+    cancel_reason: str | None = None
+    force_protocol: str | None = None
+    notes: dict[str, Any] = field(default_factory=dict)  # small facts for the access log, e.g. session id to announce
+
+    @property
+    def request(self) -> Request:
+        assert isinstance(self.message, Request)
+        return self.message
+
+    def derive(self, message: Request | Notification, target: Server, reply: Reply | None = None) -> Exchange:
+        """A part of this exchange towards one server of an aggregate: same caller, session and deadline."""
+        return Exchange(
+            message,
+            View(message.method, self.view.name, self.view.version, self.view.capabilities, self.view.log_level),
+            self.caller,
+            reply or self.reply,
+            self.deadline,
+            target,
+            self.session,
+            force_protocol=self.force_protocol,
+        )
+
+
+@dataclass(slots=True, frozen=True)
+class SessionOp:
+    """What Streamable HTTP says about a session without a JSON-RPC message: open its stream (GET) or end it (DELETE).
+
+    It passes the same front ring as every message: one choke point for authentication, limits and audit.
+    """
+
+    method: Literal["GET", "DELETE"]
+
+
+Handler = Callable[[Exchange], Awaitable[Response | None]]
+"""Answers an exchange: the Response of a request, None for anything else. Raises BridgeError."""
+
+Policy = Callable[[Exchange, Handler], Awaitable[Response | None]]
+"""The only middleware shape: look, then refuse by raising or ``return await handler(exchange)``."""

@@ -1,0 +1,76 @@
+"""The plugs that rooms fit into: what the core needs of a transport, and nothing it knows about one.
+
+    Connection   a raw duplex pipe of whole messages (stdio, websocket, tcp_binary, sse): bytes in, bytes out
+    Upstream     a live conversation with one backend in one era: Peer over a Connection, or POSTs to an HTTP endpoint
+    Inbox        where an Upstream puts what belongs to no call of ours
+
+Source: architecture section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from mcpbridge.core.exchange import Era, Reply
+from mcpbridge.wire.message import Notification, Request, Response
+
+
+class Connection(Protocol):
+    """A duplex pipe of whole messages. Callbacks run on the event loop, in the order of the bytes."""
+
+    def start(self, on_message: Callable[[bytes], None], on_close: Callable[[BaseException | None], None]) -> None:
+        """Begin delivery. ``on_message`` gets the bytes of one message without framing; ``on_close`` comes exactly once,
+        after the last message, with the cause or None for a clean end."""
+
+    def send(self, data: bytes) -> None:
+        """Frame and write one message. Never blocks; after the connection ended it raises ConnectionError."""
+
+    async def drain(self) -> None:
+        """Wait until the write buffer is below its high-water mark."""
+
+    def pause(self) -> None:
+        """Stop reading (back-pressure) until ``resume``."""
+
+    def resume(self) -> None: ...
+
+    async def close(self) -> None:
+        """End it and everything it owns (a child process and its group). Idempotent; bounded in time."""
+
+
+class Inbox(Protocol):
+    """Takes what a backend says outside any call of ours."""
+
+    def notified(self, notification: Notification) -> None: ...
+
+    async def asked(self, request: Request) -> Response:
+        """Answer a request of the server; the answer's id is set by the caller."""
+
+    def closed(self, cause: BaseException | None) -> None:
+        """The conversation is over; calls in flight have already failed."""
+
+
+class Upstream(Protocol):
+    """A live conversation with one backend in one era.
+
+    ``names_request`` is True when the transport ties a server's questions and log messages to the call they belong to
+    (a POST's own stream); False for one shared pipe.
+    """
+
+    names_request: bool
+
+    async def call(self, request: Request, reply: Reply) -> Response:
+        """Send a request under an id of the conversation's own and wait; the answer carries the caller's id again.
+
+        Progress tokens and subscription ids are mapped there and back. Related notifications go to ``reply.notify``,
+        related questions to ``reply.ask``. Cancelling the task cancels the call in the server's dialect.
+        Raises BridgeError (``sent=False`` when certainly nothing was written).
+        """
+
+    async def notify(self, notification: Notification) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+Dial = Callable[[Era, Inbox], Awaitable[Upstream]]
+"""Opens a conversation with one endpoint (spawns the child, prepares the HTTP client). Raises BridgeError(sent=False)."""

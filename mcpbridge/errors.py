@@ -1,0 +1,85 @@
+"""Every way a call can fail, declared once: THE table and the one exception that carries a row of it.
+
+A policy, a transport or the wire raises ``BridgeError("reason", detail)``; nothing but a listener turns it into a reply
+(``to_wire``). ``blames`` decides breaker, health and metrics; ``retryable`` tells the client whether a retry may help.
+
+Source: contract section 6.4, shared decision 2 (own codes are positive, 1000-1999), mcp-eras section 0 (specification codes).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+Blame = Literal["client", "backend", "bridge"]
+
+
+class Fault(NamedTuple):
+    """One row: JSON-RPC code, HTTP status (modern, legacy), may a retry help, whose fault, first words of the message."""
+
+    code: int
+    status: int
+    legacy_status: int
+    retryable: bool
+    blames: Blame
+    text: str
+
+
+FAULTS: dict[str, Fault] = {
+    # JSON-RPC and MCP specification codes
+    "parse_error": Fault(-32700, 400, 400, False, "client", "Parse error"),
+    "invalid_request": Fault(-32600, 400, 400, False, "client", "Invalid request"),
+    "method_not_found": Fault(-32601, 404, 200, False, "client", "Method not found"),
+    "invalid_params": Fault(-32602, 400, 200, False, "client", "Invalid params"),
+    "unknown_request_state": Fault(-32602, 400, 200, False, "client", "Unknown or expired requestState"),
+    "internal_error": Fault(-32603, 500, 500, False, "bridge", "Internal error"),
+    "header_mismatch": Fault(-32020, 400, 400, False, "client", "Header mismatch"),
+    "missing_capability": Fault(-32021, 400, 400, False, "client", "Missing required client capability"),
+    "unsupported_version": Fault(-32022, 400, 400, False, "client", "Unsupported protocol version"),
+    # our own, in the order of contract 6.4
+    "detection_failed": Fault(1001, 502, 502, True, "backend", "protocol_detection_failed"),
+    "no_backend": Fault(1002, 503, 503, True, "backend", "cross_protocol_load_balance_failed"),
+    "stdio_no_such_file": Fault(1003, 502, 502, False, "backend", "stdio: no such file or directory"),
+    "connection_refused": Fault(1004, 502, 502, True, "backend", "connection refused"),
+    "http_not_found": Fault(1005, 502, 502, False, "backend", "http: 404 not found"),
+    "stream_closed": Fault(1006, 502, 502, True, "backend", "stream closed"),
+    "protocol_mismatch": Fault(1007, 502, 502, False, "backend", "protocol mismatch"),
+    "timeout": Fault(1008, 504, 504, True, "backend", "timeout"),
+    "queue_full": Fault(1009, 503, 503, True, "bridge", "queue full"),
+    "server_busy": Fault(1009, 503, 503, True, "bridge", "server busy"),
+    "rate_limited": Fault(1010, 429, 429, True, "client", "rate limited"),
+    "breaker_open": Fault(1011, 503, 503, True, "backend", "circuit breaker open"),
+    "draining": Fault(1012, 503, 503, True, "bridge", "draining"),
+    "session_unknown": Fault(1013, 404, 404, False, "client", "session unknown"),
+    "session_required": Fault(1013, 400, 400, False, "client", "session id required"),
+    "forbidden": Fault(1014, 403, 403, False, "client", "forbidden"),
+    "unauthorized": Fault(1015, 401, 401, False, "client", "unauthorized"),
+    "answer_too_large": Fault(1016, 502, 502, False, "backend", "answer too large"),
+    "request_too_large": Fault(1017, 413, 413, False, "client", "request too large"),
+    "server_exited": Fault(1018, 502, 502, True, "backend", "server exited"),
+    "bad_answer": Fault(1019, 502, 502, False, "backend", "server answered nonsense"),
+    "backend_error": Fault(1020, 502, 502, True, "backend", "backend error"),
+    "unsupported_across_eras": Fault(1021, 502, 502, False, "bridge", "not possible between these protocol versions"),
+    "too_many_sessions": Fault(1022, 429, 429, True, "client", "too many sessions"),
+}
+
+
+class BridgeError(Exception):
+    """One failed exchange, by the name of its row in ``FAULTS``.
+
+    ``detail`` is for people and follows the row's text; ``data`` joins ``error.data``. ``sent`` is False only when it is
+    certain that no byte of the request reached a backend: such a call may always be tried elsewhere.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, sent: bool = True, **data: Any) -> None:
+        self.reason = reason
+        self.fault = FAULTS[reason]
+        self.detail = detail
+        self.sent = sent
+        self.data = data
+        super().__init__(f"{self.fault.text}: {detail}" if detail else self.fault.text)
+
+
+def to_wire(error: BridgeError) -> dict[str, Any]:
+    """The JSON-RPC ``error`` member ``{code, message, data}`` for a client. Never holds tokens, tracebacks or addresses of ours."""
+    data = {"reason": error.reason, "retryable": error.fault.retryable, **error.data}
+    return {"code": error.fault.code, "message": str(error), "data": data}
