@@ -57,6 +57,7 @@ FAULTS: dict[str, Fault] = {
     "request_too_large": Fault(1017, 413, 413, False, "client", "request too large"),
     "server_exited": Fault(1018, 502, 502, True, "backend", "server exited"),
     "bad_answer": Fault(1019, 502, 502, False, "backend", "server answered nonsense"),
+    "backend_session_lost": Fault(1023, 502, 502, True, "backend", "backend session lost"),
     "backend_error": Fault(1020, 502, 502, True, "backend", "backend error"),
     "unsupported_across_eras": Fault(1021, 502, 502, False, "bridge", "not possible between these protocol versions"),
     "too_many_sessions": Fault(1022, 429, 429, True, "client", "too many sessions"),
@@ -67,14 +68,16 @@ class BridgeError(Exception):
     """One failed exchange, by the name of its row in ``FAULTS``.
 
     ``detail`` is for people and follows the row's text; ``data`` joins ``error.data``. ``sent`` is False only when it is
-    certain that no byte of the request reached a backend: such a call may always be tried elsewhere.
+    certain that no byte of the request reached a backend: such a call may always be tried elsewhere. ``id`` is the id of the
+    message that failed, when the one who raises can tell it and the one who answers could not (``wire.envelope.parse``).
     """
 
-    def __init__(self, reason: str, detail: str = "", *, sent: bool = True, **data: Any) -> None:
+    def __init__(self, reason: str, detail: str = "", *, sent: bool = True, id: int | str | None = None, **data: Any) -> None:
         self.reason = reason
         self.fault = FAULTS[reason]
         self.detail = detail
         self.sent = sent
+        self.id = id
         self.data = data
         super().__init__(f"{self.fault.text}: {detail}" if detail else self.fault.text)
 

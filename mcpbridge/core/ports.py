@@ -67,7 +67,11 @@ class Upstream(Protocol):
         Raises BridgeError (``sent=False`` when certainly nothing was written).
         """
 
-    async def notify(self, notification: Notification) -> None: ...
+    async def notify(self, notification: Notification) -> None:
+        """Send and wait until the server has taken it (HTTP: 202; a pipe: below its high-water mark)."""
+
+    def notify_now(self, notification: Notification) -> None:
+        """Send without waiting, in order with what was sent before where the transport has an order."""
 
     async def close(self) -> None: ...
 

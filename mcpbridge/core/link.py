@@ -1,0 +1,246 @@
+"""Link: one legacy client session x one legacy server. The straight path: every message both ways, known or unknown, in order.
+
+    client session  --call/notify-->  Link  --ids patched-->  backend session
+                    <--notified------       <--as it came---
+                    <--asked---------       <--a question---
+
+A link that loses its server starts it again (with the pool's back-off), replays the client's handshake, log level and
+subscriptions, and tells the client that the lists may have changed.
+
+Source: architecture sections 4 and 7; shared decision 14; mcp-eras section 3 (session end).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+from mcpbridge.core.client_session import ClientSession
+from mcpbridge.core.exchange import Exchange, NoReply, Reply
+from mcpbridge.core.pool import BackendSession, Refused, SessionKey
+from mcpbridge.core.ports import Upstream
+from mcpbridge.core.server import Backend, Server
+from mcpbridge.errors import BridgeError
+from mcpbridge.observe.log import log
+from mcpbridge.wire import message as m
+from mcpbridge.wire.message import Notification, Request, Response
+
+_log = log("link")
+_NO_REPLY = NoReply()
+_NEEDS_OWN = frozenset({"logging/setLevel", "resources/subscribe"})
+LIST_CHANGED = ("tools", "prompts", "resources")
+
+
+def session_key(session: ClientSession, server: Server) -> SessionKey:
+    """Who shares a legacy conversation with this client (decision 14)."""
+    record = session.record
+    principal = "" if server.isolation == "shared" else record.principal
+    digest = hashlib.sha256(record.capabilities.encode()).hexdigest()[:16]
+    return SessionKey("legacy", principal, record.version, digest)
+
+
+class Link:
+    """See the module. ``open`` first; afterwards ``call`` and ``notify`` in the order of the client's messages."""
+
+    def __init__(self, session: ClientSession, backend: Backend) -> None:
+        self.session = session
+        self.server = backend.server
+        self.backend: Backend | None = backend
+        self._backend = backend
+        self._talk: BackendSession | None = None
+        self._initialize: Request | None = None
+        self._wants_own = server_wants_own(session, backend.server)
+        self._order = asyncio.Lock()
+        self._reopening = asyncio.Lock()
+        self._calls: dict[int | str, Exchange] = {}
+        self._level: Request | None = None
+        self._subscribed: dict[bytes, Request] = {}
+        self._closed = False
+
+    async def open(self, initialize: Request) -> Response:
+        self._initialize = initialize
+        try:
+            await self._reach(self._backend.pool.start_timeout)
+        except Refused as refused:
+            return refused.response.with_id(initialize.id)
+        assert self._talk is not None and self._talk.hello is not None
+        return self._talk.hello.with_id(initialize.id)
+
+    async def call(self, x: Exchange) -> Response:
+        request = x.request
+        now = asyncio.get_running_loop().time()
+        if self._talk is None or self._talk.is_closed:
+            await self._reach(x.deadline.remaining(now))
+        if self._order.locked():  # a notification sent before this call is still on its way
+            async with self._order:
+                pass
+        if request.method in _NEEDS_OWN and not self._wants_own and self.server.isolation != "shared":
+            self._wants_own = True
+            await self._reach(x.deadline.remaining(now))
+        self._calls[request.id] = x
+        try:
+            try:
+                response = await self._upstream().call(request, x.reply)
+            except BridgeError as error:
+                if error.reason != "backend_session_lost":
+                    raise
+                await self._reach(x.deadline.remaining(now))  # the server forgot the session and did not run the call
+                response = await self._upstream().call(request, x.reply)
+        finally:
+            self._calls.pop(request.id, None)
+        if response.error is None:
+            self._remember(request)
+        return response
+
+    async def notify(self, notification: Notification) -> None:
+        if notification.method == "notifications/initialized" and not self._wants_own:
+            return  # the shared conversation was initialized when it was opened
+        async with self._order:
+            talk = self._talk
+            if talk is None or talk.is_closed:
+                return  # `initialized` is replayed when the conversation stands; the rest was about the lost one
+            if notification.method == "notifications/initialized":
+                if talk.is_initialized:
+                    return
+                talk.is_initialized = True
+            await talk.upstream.notify(notification)
+
+    async def close(self) -> None:
+        self._closed = True
+        talk, self._talk = self._talk, None
+        if talk is not None:
+            await self._leave(talk)
+
+    # What the server says outside any call (Inbox)
+
+    def notified(self, notification: Notification) -> None:
+        reply = self._only_reply()
+        if notification.method == "notifications/message" and reply is not None:
+            reply.notify(notification)  # a pipe names no call; with one in flight it is that one's
+        else:
+            self.session.notified(self.server, notification)
+
+    async def asked(self, request: Request) -> Response:
+        now = asyncio.get_running_loop().time
+        waiting = list(self._calls.values())
+        for x in waiting:
+            x.deadline.pause(now())
+        try:
+            reply = self._only_reply()
+            if reply is not None and reply.can_ask:
+                return await reply.ask(request)
+            return await self.session.back.ask(request, _Upward(self._upstream()))
+        finally:
+            for x in waiting:
+                x.deadline.resume(now())
+
+    def closed(self, cause: BaseException | None) -> None:
+        if self._closed or self.session.closed:
+            return
+        _log.warn("server lost; starting it again", server=self.server.name, protocol=self._backend.protocol, reason=str(cause or "it ended"))
+        self._backend.spawn(self._revive())
+
+    # Opening and reopening
+
+    async def _revive(self) -> None:
+        pause = 0.0
+        while not self._closed and not self.session.closed:
+            if pause:
+                await asyncio.sleep(pause)
+            try:
+                await self._reach(self._backend.pool.start_timeout)
+            except (BridgeError, Refused) as error:
+                _log.debug("server still down", server=self.server.name, reason=str(error))
+                pause = min(max(1.0, pause * 2), 30.0)
+                continue
+            self._announce()
+            return
+
+    def _announce(self) -> None:
+        """After a restart anything may be different: the client re-reads what it cares about."""
+        hello = m.loads(self._talk.hello.result) if self._talk and self._talk.hello and self._talk.hello.result else {}
+        for kind in LIST_CHANGED:
+            if (hello.get("capabilities") or {}).get(kind):
+                self.session.notified(self.server, m.notification(f"notifications/{kind}/list_changed"))
+
+    async def _reach(self, remaining: float) -> None:
+        """Have a live conversation of the right kind, replaying what the client said so far. One at a time."""
+        assert self._initialize is not None
+        async with self._reopening:
+            talk = self._talk
+            if self._closed:
+                raise BridgeError("session_unknown", "the session has ended", sent=False)
+            if talk is not None and not talk.is_closed and (talk.owner is self or not self._wants_own):
+                return
+            key = session_key(self.session, self.server)
+            if self._wants_own:
+                fresh = await self._backend.pool.own(key, self._initialize, self, remaining)
+            else:
+                fresh = await self._backend.pool.shared(key, self._initialize, remaining)
+            self._talk = fresh
+            fresh.users += 1
+            fresh.listeners.append(self)
+            if self._closed:
+                await self._leave(fresh)
+                raise BridgeError("session_unknown", "the session has ended", sent=False)
+            if talk is not None:
+                await self._leave(talk)
+            await self._replay(fresh)
+
+    async def _replay(self, talk: BackendSession) -> None:
+        if self._wants_own and self.session.initialized is not None and not talk.is_initialized:
+            talk.is_initialized = True
+            await talk.upstream.notify(self.session.initialized)
+        for request in ([self._level] if self._level else []) + list(self._subscribed.values()):
+            await talk.upstream.call(request, _NO_REPLY)
+
+    async def _leave(self, talk: BackendSession) -> None:
+        if self in talk.listeners:
+            talk.listeners.remove(self)
+            talk.users -= 1
+        if talk.owner is self:
+            await talk.close()
+
+    def _remember(self, request: Request) -> None:
+        """What a new conversation must be told again."""
+        if request.method == "logging/setLevel":
+            self._level = request
+        elif request.method in ("resources/subscribe", "resources/unsubscribe"):
+            uri = bytes(request.param("uri") or b"")
+            if request.method == "resources/subscribe":
+                self._subscribed[uri] = request
+            else:
+                self._subscribed.pop(uri, None)
+
+    def _upstream(self) -> Upstream:
+        if self._talk is None:
+            raise BridgeError("session_unknown", "the session has ended", sent=False)
+        return self._talk.upstream
+
+    def _only_reply(self) -> Reply | None:
+        """The way back of the one call in flight, if there is exactly one and the transport itself does not name it."""
+        if len(self._calls) != 1 or self._talk is None or self._talk.upstream.names_request:
+            return None
+        return next(iter(self._calls.values())).reply
+
+
+def server_wants_own(session: ClientSession, server: Server) -> bool:
+    """Whether this client needs a conversation of its own with this server."""
+    if server.isolation == "shared":
+        return False
+    return server.isolation == "session" or not session.declares_nothing
+
+
+class _Upward:
+    """Takes the client's progress on a server's question back to that server."""
+
+    can_ask = False
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    def notify(self, notification: Notification) -> None:
+        self._upstream.notify_now(notification)
+
+    async def ask(self, request: Request) -> Response:
+        raise LookupError("a server is not asked back")

@@ -1,0 +1,272 @@
+"""Peer: the one JSON-RPC correlator over a duplex Connection, the same on both sides of the bridge.
+
+    towards a server:  call() sends under ids of our own    inbox.asked() gets the server's questions
+    towards a client:  call() puts a question to the client  inbox.asked() gets the client's requests
+
+Ids and progress tokens are mapped on the way out and back on the way in; everything else keeps its bytes. Every task of a
+Peer belongs to it, never raises, and ends with it.
+
+Source: JSON-RPC 2.0; MCP cancellation and progress; architecture sections 4 and 6; mcp-eras section 1.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from mcpbridge.core.exchange import NoReply, Reply
+from mcpbridge.core.ports import Connection, Inbox
+from mcpbridge.core.tasks import Spawn
+from mcpbridge.errors import BridgeError, to_wire
+from mcpbridge.observe.log import log
+from mcpbridge.wire import message as m
+from mcpbridge.wire.envelope import parse
+from mcpbridge.wire.message import Message, Notification, Request, RequestId, Response
+from mcpbridge.wire.spec import LOG_LEVEL, SUBSCRIPTION_ID
+
+_log = log("protocol")
+_NO_REPLY = NoReply()
+
+
+class Call(msgspec.Struct):
+    """One request of ours in flight: where its answer, progress and notifications go."""
+
+    request: Request
+    reply: Reply
+    answer: asyncio.Future[Response]
+
+
+def outgoing(request: Request, upstream_id: int) -> Request:
+    """The request as the other side sees it: our id, and our id as progress token too (unique per conversation)."""
+    sent = request.with_id(upstream_id)
+    if "progressToken" in request.meta:
+        sent = sent.with_meta({**request.meta, "progressToken": Raw(str(upstream_id).encode())})
+    return sent
+
+
+def incoming(notification: Notification, request: Request) -> Notification:
+    """A notification about one of our calls, with the caller's own token or subscription id put back."""
+    if notification.method == "notifications/progress" and "progressToken" in request.meta:
+        params = dict(notification.params or {})
+        params["progressToken"] = request.meta["progressToken"]
+        return notification.with_params(params)
+    if SUBSCRIPTION_ID in notification.meta:
+        return notification.with_meta({**notification.meta, SUBSCRIPTION_ID: Raw(m.dumps(request.id))})
+    return notification
+
+
+def answered(response: Response, request: Request) -> Response:
+    """The answer with the caller's id; the final result of a listen names the caller's id in its ``_meta`` as well."""
+    if request.method == "subscriptions/listen" and response.result is not None and SUBSCRIPTION_ID.encode() in bytes(response.result):
+        value = msgspec.json.decode(response.result, type=dict[str, Raw])
+        meta = msgspec.json.decode(value.get("_meta", Raw(b"{}")), type=dict[str, Raw])
+        meta[SUBSCRIPTION_ID] = Raw(m.dumps(request.id))
+        value["_meta"] = Raw(m.join(meta))
+        response = response.with_result(m.join(value))
+    return response.with_id(request.id)
+
+
+class Peer:
+    """Correlates requests and answers on one connection, both ways. Also the Upstream of every duplex transport.
+
+    ``client`` says who is on the other side: a client (strict parsing, parse errors are answered) or a server (noise is
+    remembered in ``noise`` and ignored, so that a timeout can name it).
+    """
+
+    names_request = False
+
+    def __init__(self, connection: Connection, inbox: Inbox, spawn: Spawn, *, client: bool, name: str = "") -> None:
+        self._connection = connection
+        self._inbox = inbox
+        self._spawn = spawn
+        self._client = client
+        self._name = name
+        self._calls: dict[int, Call] = {}
+        self._tasks: dict[RequestId, asyncio.Task[None]] = {}
+        self._last_id = 0
+        self._closed: BaseException | None = None
+        self._is_closed = False
+        self._is_deaf = False  # the other side says no more; a client that closed its stdin may still read answers
+        self.noise = ""
+        self.idle = asyncio.Event()  # set while no request of the other side is being served
+        self.idle.set()
+
+    def start(self) -> None:
+        self._connection.start(self._on_message, self._on_close)
+
+    # Out: requests and notifications of ours
+
+    async def call(self, request: Request, reply: Reply = _NO_REPLY) -> Response:
+        if self._is_deaf:
+            raise self._ended(sent=False)
+        self._last_id += 1
+        upstream_id = self._last_id
+        call = Call(request, reply, asyncio.get_running_loop().create_future())
+        self._calls[upstream_id] = call
+        try:
+            self._send(outgoing(request, upstream_id).encode())
+            response = await call.answer
+            return answered(response, request)
+        except asyncio.CancelledError as cancelled:
+            # `initialize` must never be cancelled (MCP cancellation); the answer, if it comes, finds no call and is dropped.
+            if not self._is_closed and request.method != "initialize" and not call.answer.done():
+                reason = cancelled.args[0] if cancelled.args else None
+                params = {"requestId": upstream_id} | ({"reason": reason} if isinstance(reason, str) else {})
+                self._try_send(m.notification("notifications/cancelled", params).encode())
+            raise
+        finally:
+            self._calls.pop(upstream_id, None)
+
+    async def notify(self, notification: Notification) -> None:
+        self.notify_now(notification)
+        await self._connection.drain()
+
+    def notify_now(self, notification: Notification) -> None:
+        """Send at once, in order with everything sent before; dropped when the connection is over."""
+        if not self._is_closed:
+            self._try_send(notification.encode())
+
+    async def drain(self) -> None:
+        await self._connection.drain()
+
+    async def close(self) -> None:
+        await self._connection.close()
+        self._on_close(ConnectionAbortedError("closed by the bridge"))
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    def in_flight(self) -> int:
+        return len(self._calls)
+
+    def cancel_served(self, reason: str) -> None:
+        """Cancel every request of the other side that is being served."""
+        for task in list(self._tasks.values()):
+            task.cancel(reason)
+
+    # In: everything the other side says
+
+    def _on_message(self, raw: bytes) -> None:
+        try:
+            parsed = parse(raw, client=self._client)
+        except BridgeError as error:
+            self._on_garbage(raw, error)
+            return
+        if isinstance(parsed, list):
+            error = BridgeError("invalid_request", "batches are not supported by this protocol version")
+            self._on_garbage(raw, error)
+            return
+        self._on_parsed(parsed)
+
+    def _on_parsed(self, message: Message) -> None:
+        if isinstance(message, Response):
+            call = self._calls.get(message.id) if isinstance(message.id, int) else None
+            if call is not None and not call.answer.done():
+                call.answer.set_result(message)
+            else:
+                _log.debug("late or unknown answer dropped", server=self._name, rpc_id=str(message.id))
+        elif isinstance(message, Request):
+            if message.id in self._tasks:
+                refusal = BridgeError("invalid_request", "a request with this id is still in flight")
+                self._try_send(m.error(message.id, to_wire(refusal)).encode())
+                return
+            self.idle.clear()
+            self._tasks[message.id] = self._spawn(self._serve(message))
+        else:
+            self._on_notification(message)
+
+    def _on_notification(self, notification: Notification) -> None:
+        if notification.method == "notifications/cancelled":
+            task = self._tasks.get(_plain(notification.param("requestId")))  # type: ignore[arg-type]
+            if task is not None:
+                task.cancel(_plain(notification.param("reason")))
+            return
+        call = self._call_named_by(notification)
+        if call is not None:
+            call.reply.notify(incoming(notification, call.request))
+        else:
+            self._inbox.notified(notification)
+
+    def _call_named_by(self, notification: Notification) -> Call | None:
+        if notification.method == "notifications/progress":
+            token = _plain(notification.param("progressToken"))
+            return self._calls.get(token) if isinstance(token, int) else None
+        if SUBSCRIPTION_ID in notification.meta:
+            upstream_id = _plain(notification.meta[SUBSCRIPTION_ID])
+            return self._calls.get(upstream_id) if isinstance(upstream_id, int) else None
+        if notification.method == "notifications/message":
+            # A pipe does not say which call a log line belongs to; the pool lets only calls of one client ask for logs at once.
+            return next((call for call in self._calls.values() if LOG_LEVEL in call.request.meta), None)
+        return None
+
+    async def _serve(self, request: Request) -> None:
+        try:
+            response = await self._inbox.asked(request)
+            if not self._is_closed:
+                self._send((response if response.id == request.id else response.with_id(request.id)).encode())
+                await self._connection.drain()
+        except asyncio.CancelledError:
+            pass  # cancelled by the other side: nothing more may be said about this request (MCP cancellation)
+        except BridgeError as error:
+            self._try_send(m.error(request.id, to_wire(error)).encode())
+        except ConnectionError:
+            pass  # the other side is gone; on_close tells everyone
+        except Exception as error:
+            _log.error("request failed inside the bridge", error=repr(error), method=request.method, exc_info=True)
+            self._try_send(m.error(request.id, to_wire(BridgeError("internal_error"))).encode())
+        finally:
+            if self._tasks.get(request.id) is asyncio.current_task():
+                del self._tasks[request.id]
+            if not self._tasks:
+                self.idle.set()
+
+    def _on_garbage(self, raw: bytes, error: BridgeError) -> None:
+        if self._client:
+            self._try_send(m.error(error.id, to_wire(error)).encode())
+            return
+        call = self._calls.get(error.id) if isinstance(error.id, int) else None
+        if call is not None and not call.answer.done():
+            call.answer.set_exception(BridgeError("bad_answer", str(error), server=self._name))
+            return
+        if not self.noise:
+            _log.warn("server wrote something that is not a JSON-RPC message", server=self._name, text=raw[:200].decode(errors="replace"))
+        self.noise = raw[:200].decode(errors="replace")
+
+    def _on_close(self, cause: BaseException | None) -> None:
+        if self._is_closed or (self._is_deaf and cause is None and self._client):
+            return
+        # EOF from a client is a half-close: what it asked is still answered (shared decision 3). From a server it is the end.
+        self._is_closed = cause is not None or not self._client
+        self._is_deaf = True
+        self._closed = cause
+        for call in self._calls.values():
+            if not call.answer.done():
+                call.answer.set_exception(self._ended(sent=True))
+        if self._is_closed:
+            self.cancel_served("connection closed")
+        self._inbox.closed(cause)
+
+    def _ended(self, *, sent: bool) -> BridgeError:
+        if isinstance(self._closed, BridgeError):
+            return BridgeError(self._closed.reason, self._closed.detail, sent=sent, **self._closed.data)
+        return BridgeError("stream_closed", str(self._closed or "the other side closed the connection"), sent=sent)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._connection.send(data)
+        except ConnectionError as error:
+            raise BridgeError("stream_closed", str(error), sent=False) from error
+
+    def _try_send(self, data: bytes) -> None:
+        try:
+            self._connection.send(data)
+        except ConnectionError:
+            pass  # nobody is there to read it; on_close reports the end
+
+
+def _plain(raw: Raw | None) -> Any:
+    return None if raw is None else m.loads(raw)

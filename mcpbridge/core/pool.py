@@ -1,0 +1,290 @@
+"""Pool: the live conversations with one backend, and who may use which.
+
+    modern                one conversation for everybody (a further one when calls ask for logs over a shared pipe)
+    legacy, declared      a session of its own for each client that declared something, subscribed or set a log level
+    legacy, undeclared    one session per principal and version, shared and multiplexed
+
+Children are capped per server; idle ones end first; overflow waits, then `server_busy`. A backend that keeps failing to start
+is not started again before its back-off is over.
+
+Source: architecture section 6.5; shared decision 14.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import NamedTuple
+
+from mcpbridge.core.backoff import Backoff
+from mcpbridge.core.exchange import Era, NoReply
+from mcpbridge.core.ports import Inbox, Upstream
+from mcpbridge.core.server import Backend
+from mcpbridge.core.tasks import share, wait_shared
+from mcpbridge.errors import BridgeError
+from mcpbridge.wire import message as m
+from mcpbridge.wire.message import Notification, Request, Response
+
+_NO_REPLY = NoReply()
+QUEUE_WAIT = 5.0  # seconds a call waits for a free child (reliability section 1: queue wait 5 s)
+
+
+class SessionKey(NamedTuple):
+    """Who may share a conversation: era, principal, protocol version, digest of the declared capabilities."""
+
+    era: Era
+    principal: str = ""
+    version: str = ""
+    capabilities: str = ""
+
+
+class Refused(Exception):
+    """The server answered ``initialize`` with a JSON-RPC error: passed to the client verbatim, not a failure of the backend."""
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+        super().__init__("the server refused to initialize")
+
+
+class BackendSession:
+    """One live conversation with a backend. As its Inbox it hands on what the server says outside any call."""
+
+    def __init__(self, pool: Pool, key: SessionKey, owner: Inbox | None) -> None:
+        self.pool = pool
+        self.key = key
+        self.owner = owner  # the one link it belongs to; None when shared
+        self.upstream: Upstream
+        self.hello: Response | None = None
+        self.listeners: list[Inbox] = []
+        self.users = 0
+        self.last_used = 0.0
+        self.log_owner: object | None = None  # whose calls may ask for logs now; see Pool.lease_logs
+        self.log_calls = 0
+        self.is_initialized = False  # `notifications/initialized` was sent
+        self.cause: BaseException | None = None
+        self.is_closed = False
+
+    def notified(self, notification: Notification) -> None:
+        for listener in list(self.listeners):
+            listener.notified(notification)
+
+    async def asked(self, request: Request) -> Response:
+        if self.owner is not None:
+            return await self.owner.asked(request)
+        if request.method == "ping":
+            return m.result(request.id, {})
+        # Nobody who shares this session declared the capability, so the server may not ask (MCP lifecycle).
+        error = {"code": -32601, "message": f"Method not found: {request.method}: the client did not declare this capability"}
+        return m.error(request.id, error)
+
+    def closed(self, cause: BaseException | None) -> None:
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self.cause = cause
+        self.pool.ended(self)
+        for listener in list(self.listeners):
+            listener.closed(cause)
+
+    async def close(self) -> None:
+        """End the conversation on purpose; its listeners are not told."""
+        self.listeners.clear()
+        was_closed, self.is_closed = self.is_closed, True
+        if not was_closed:
+            self.pool.ended(self)
+        if hasattr(self, "upstream"):
+            await self.upstream.close()
+
+
+class Pool:
+    """All conversations with ``backend``.
+
+    ``limit``: most conversations at once. ``start_timeout``: seconds for dial and handshake (an ``npx`` may install first).
+    """
+
+    def __init__(self, backend: Backend, *, limit: int, start_timeout: float, backoff: Backoff | None) -> None:
+        self.backend = backend
+        self.limit = limit
+        self.start_timeout = start_timeout
+        self._backoff = backoff
+        self._not_before = 0.0
+        self._last_failure: BridgeError | None = None
+        self._live: set[BackendSession] = set()
+        self._starting = 0
+        self._shared: dict[SessionKey, asyncio.Future[BackendSession]] = {}
+        self._freed = asyncio.Event()
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def size(self) -> int:
+        return len(self._live) + self._starting
+
+    async def shared(self, key: SessionKey, initialize: Request | None, remaining: float) -> BackendSession:
+        """The conversation for ``key``, opened once for all who wait for it.
+
+        ``initialize`` is the handshake of a legacy one; its client's own params go to the server. Waits up to ``remaining``
+        seconds. Raises BridgeError (``sent=False``) or Refused.
+        """
+        future = self._shared.get(key)
+        if future is not None and future.done() and (future.exception() is not None or future.result().is_closed):
+            future = None
+        if future is None:
+            self.misses += 1
+            future = self._shared[key] = share(self.backend.spawn, self._open(key, initialize, None))
+        else:
+            self.hits += 1
+        session = await wait_shared(future, remaining, self._still_starting())
+        session.last_used = asyncio.get_running_loop().time()
+        return session
+
+    async def own(self, key: SessionKey, initialize: Request, owner: Inbox, remaining: float) -> BackendSession:
+        """A conversation for one client alone. Its server's questions go to ``owner``. Raises as ``shared``."""
+        self.misses += 1
+        future = share(self.backend.spawn, self._open(key, initialize, owner))
+        try:
+            return await wait_shared(future, remaining, self._still_starting())
+        except (asyncio.CancelledError, BridgeError):
+            future.add_done_callback(self._discard)  # whoever wanted it is gone: it must not live on without an owner
+            raise
+
+    async def modern(self, remaining: float) -> BackendSession:
+        """The conversation all modern calls share."""
+        return await self.shared(SessionKey("modern"), None, remaining)
+
+    async def probe_session(self) -> BackendSession:
+        """A modern conversation to ask ``server/discover`` on; it stays the shared one if the server turns out modern."""
+        return await self.shared(SessionKey("modern"), None, self.start_timeout)
+
+    async def lease_logs(self, base: SessionKey, initialize: Request | None, owner: object, remaining: float) -> BackendSession:
+        """A conversation on which only ``owner``'s calls ask for logs until ``release_logs``.
+
+        Over a pipe a log message names no call, so two clients must never ask for logs on the same pipe at once.
+        """
+        for number in range(self.limit):
+            key = base if number == 0 else base._replace(capabilities=f"{base.capabilities}#{number}")
+            session = await self.shared(key, initialize, remaining)
+            if session.upstream.names_request or session.log_owner in (None, owner):
+                session.log_owner = owner
+                session.log_calls += 1
+                return session
+        raise BridgeError("server_busy", f"server {self.backend.server.name!r}: all {self.limit} conversations are in use", sent=False)
+
+    def release_logs(self, session: BackendSession) -> None:
+        session.log_calls -= 1
+        if session.log_calls == 0:
+            session.log_owner = None
+
+    async def close(self) -> None:
+        """End every conversation; bounded by what a child needs to be killed."""
+        sessions = list(self._live)
+        self._shared.clear()
+        await asyncio.gather(*(session.close() for session in sessions), return_exceptions=True)
+
+    def ended(self, session: BackendSession) -> None:
+        """A conversation is over: its place is free."""
+        self._live.discard(session)
+        future = self._shared.get(session.key)
+        if future is not None and future.done() and future.exception() is None and future.result() is session:
+            del self._shared[session.key]
+        self._freed.set()
+        if isinstance(session.cause, BridgeError):
+            self._failed(session.cause)
+            self.backend.failed(session.cause)
+
+    async def sweep(self, idle_timeout: float) -> None:
+        """End shared conversations nobody used for ``idle_timeout`` seconds."""
+        now = asyncio.get_running_loop().time()
+        for session in [s for s in self._live if s.owner is None and s.users == 0 and now - s.last_used > idle_timeout]:
+            await session.close()
+
+    async def _open(self, key: SessionKey, initialize: Request | None, owner: Inbox | None) -> BackendSession:
+        await self._take_place()
+        session = BackendSession(self, key, owner)
+        try:
+            async with asyncio.timeout(self.start_timeout):
+                await self._start(session, initialize)
+        except TimeoutError:
+            await session.close()
+            noise = getattr(getattr(session, "upstream", None), "noise", "")
+            said = f"; it wrote {noise!r} instead" if noise else ""
+            error = BridgeError(
+                "timeout",
+                f"server {self.backend.server.name!r} did not finish its handshake in {self.start_timeout:g} s{said}",
+                sent=False,
+                server=self.backend.server.name,
+            )
+            self._failed(error)
+            self.backend.failed(error)
+            raise error from None
+        except BridgeError as error:
+            await session.close()
+            self._failed(error)
+            failure = BridgeError(error.reason, f"server {self.backend.server.name!r}: {error.detail or error}", sent=False, **error.data)
+            self.backend.failed(failure)
+            raise failure from error
+        except BaseException:
+            await session.close()
+            raise
+        finally:
+            self._starting -= 1
+            self._freed.set()
+        if session.is_closed:
+            raise BridgeError("server_exited", f"server {self.backend.server.name!r} ended during its handshake", sent=False)
+        self._not_before = 0.0
+        if self._backoff is not None:
+            self._backoff.reset()
+        self.backend.succeeded()
+        return session
+
+    async def _start(self, session: BackendSession, initialize: Request | None) -> None:
+        session.upstream = await self.backend.dial(session.key.era, session)
+        self._live.add(session)
+        if initialize is None:
+            return
+        session.hello = await session.upstream.call(initialize, _NO_REPLY)
+        if session.hello.error is not None:
+            raise Refused(session.hello)
+        self.backend.speaks["legacy"] = True
+        self.backend.server.remember("legacy", bytes(session.hello.result or b"{}"))
+        if session.owner is None:
+            session.is_initialized = True
+            await session.upstream.notify(m.notification("notifications/initialized"))
+
+    async def _take_place(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._not_before and self._last_failure is not None:
+            wait = self._not_before - now
+            failure = self._last_failure
+            detail = f"{failure.detail or failure} (next start in {wait:.0f} s)"
+            raise BridgeError(failure.reason, detail, sent=False, **failure.data)
+        ends = now + QUEUE_WAIT
+        while self.size >= self.limit:
+            idle = [s for s in self._live if s.owner is None and s.users == 0 and s.log_calls == 0 and s.key.era == "legacy"]
+            if idle:
+                await min(idle, key=lambda s: s.last_used).close()
+                continue
+            self._freed.clear()
+            left = ends - asyncio.get_running_loop().time()
+            try:
+                await asyncio.wait_for(self._freed.wait(), max(0.0, left))
+            except TimeoutError:
+                raise BridgeError("server_busy", f"all {self.limit} conversations are in use", sent=False) from None
+        self._starting += 1
+
+    def _failed(self, error: BridgeError) -> None:
+        self._last_failure = error
+        if self._backoff is not None:
+            self._not_before = asyncio.get_running_loop().time() + self._backoff.next(random.random())
+
+    def _still_starting(self) -> str:
+        return f"server {self.backend.server.name!r} is still starting"
+
+    def _discard(self, future: asyncio.Future[BackendSession]) -> None:
+        if future.exception() is None:
+            session = future.result()
+
+            async def end() -> None:
+                await session.close()
+
+            self.backend.spawn(end())

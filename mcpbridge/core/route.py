@@ -1,0 +1,123 @@
+"""Where an exchange goes once the front ring let it in, and the innermost handler of the attempt ring.
+
+Source: architecture sections 5 and 7.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from mcpbridge.core.client_session import AnyLink, ClientSession
+from mcpbridge.core.exchange import Exchange, Handler
+from mcpbridge.core.link import Link
+from mcpbridge.core.pool import SessionKey
+from mcpbridge.core.server import Backend, Server
+from mcpbridge.core.tasks import share, wait_shared
+from mcpbridge.errors import BridgeError
+from mcpbridge.wire.message import Notification, Request, Response
+from mcpbridge.wire.spec import LOG_LEVEL
+
+_MODERN = SessionKey("modern")
+
+
+def route(*, one: Handler, many: Handler) -> Handler:
+    """``one`` answers exchanges with one server, ``many`` those of an endpoint that shows several."""
+
+    async def run(x: Exchange) -> Response | None:
+        if not isinstance(x.message, (Request, Notification)):
+            return None
+        if isinstance(x.target, Server):
+            if isinstance(x.message, Notification):
+                await tell(x, x.target)
+                return None
+            return await one(x)
+        return await many(x)
+
+    return run
+
+
+async def tell(x: Exchange, server: Server) -> None:
+    """A client's notification for one server. Only legacy clients have any that a server could want (mcp-eras section 1.2)."""
+    assert isinstance(x.message, Notification)
+    link = x.session.links.get(server.name) if x.session is not None else None
+    if link is not None:
+        await link.notify(x.message)
+
+
+async def call_backend(x: Exchange) -> Response:
+    """Innermost: the call on ``x.backend``, in the client's own era wherever the server has it. Translates at most once."""
+    backend = x.backend
+    assert backend is not None
+    now = asyncio.get_running_loop().time()
+    if x.caller.era == "legacy":
+        return await _legacy(x, backend, x.deadline.remaining(now))
+    era = await backend.era_for("modern", x.deadline.remaining(now))
+    if era == "legacy":
+        assert backend.eras is not None
+        return await backend.eras.call(x)
+    pool = backend.pool
+    if LOG_LEVEL not in x.request.meta:
+        talk = await pool.modern(x.deadline.remaining(now))
+        return await talk.upstream.call(x.request, x.reply)
+    talk = await pool.lease_logs(_MODERN, None, x.caller.connection or x, x.deadline.remaining(now))
+    try:
+        return await talk.upstream.call(x.request, x.reply)
+    finally:
+        pool.release_logs(talk)
+
+
+async def _legacy(x: Exchange, backend: Backend, remaining: float) -> Response:
+    session = x.session
+    if session is None:
+        raise BridgeError("invalid_request", "send initialize first", sent=False)
+    name = backend.server.name
+    if x.request.method == "initialize":
+        if name in session.links:
+            raise BridgeError("invalid_request", "this session is initialized already", sent=False)
+        return await open_link(session, backend, x.request, remaining)
+    if name not in session.links:
+        if session.initialize is None:
+            raise BridgeError("invalid_request", "send initialize first", sent=False)
+        response = await open_link(session, backend, session.initialize, remaining)
+        if response.error is not None:
+            raise BridgeError("backend_error", f"server {name!r} refused to initialize: {bytes(response.error).decode()[:500]}", sent=False)
+    return await session.links[name].call(x)
+
+
+async def open_link(session: ClientSession, backend: Backend, initialize: Request, remaining: float) -> Response:
+    """Open the session's link to this backend's server and answer ``initialize``; once for all who ask at the same time.
+
+    The work goes on when the caller's time is over. A link stays only if its server answered with a result. A server that
+    refuses ``initialize`` because it is modern-only gets a translating link instead.
+    """
+    name = backend.server.name
+    opening = session.opening.get(name)
+    if opening is None:
+        opening = session.opening[name] = share(backend.spawn, _open(session, backend, initialize))
+        opening.add_done_callback(lambda _done: session.opening.pop(name, None))
+    response = await wait_shared(opening, remaining, f"server {name!r} is still starting")
+    return response.with_id(initialize.id)
+
+
+async def _open(session: ClientSession, backend: Backend, initialize: Request) -> Response:
+    response: Response | None = None
+    if backend.speaks.get("legacy") is not False:
+        response = await _try_link(session, Link(session, backend), initialize)
+        if response.error is None or backend.eras is None or not backend.eras.is_modern_only(response):
+            return response
+        backend.speaks["legacy"] = False
+    assert backend.eras is not None
+    return await _try_link(session, backend.eras.link(session, backend), initialize)
+
+
+async def _try_link(session: ClientSession, link: AnyLink, initialize: Request) -> Response:
+    try:
+        response = await link.open(initialize)
+        if response.error is None and not session.closed:
+            session.links[link.server.name] = link
+            return response
+    except BaseException:
+        await link.close()
+        raise
+    await link.close()
+    return response

@@ -1,0 +1,252 @@
+"""Server (a name with its replicas) and Backend (one live endpoint of it).
+
+Choosing a server is routing, choosing a backend is balancing: least in flight among those not known to be down, and those
+that are down only when nothing else is left (a dead one answers in milliseconds, so trying it is cheaper than guessing).
+
+Source: architecture sections 4 and 6; contract 6.4 (error.lb-failed); mcp-eras section 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from mcpbridge.core.client_session import AnyLink, ClientSession
+from mcpbridge.core.exchange import Era, Exchange
+from mcpbridge.core.ports import Dial, Upstream
+from mcpbridge.core.tasks import Spawn, share, wait_shared
+from mcpbridge.errors import BridgeError
+from mcpbridge.observe.log import log
+from mcpbridge.wire.message import Response
+
+if TYPE_CHECKING:
+    from mcpbridge.core.pool import Pool
+
+State = Literal["unknown", "ok", "down"]
+Isolation = Literal["principal", "shared", "session"]
+_log = log("backend")
+
+
+class Eras(Protocol):
+    """What the era room adds to the core: finding a server's era and crossing between eras.
+
+    Without it (``None``) every server is spoken to in its client's era, which is a complete same-era bridge.
+    """
+
+    async def probe(self, upstream: Upstream, timeout: float) -> tuple[Era, Response]:
+        """The era of the server behind a fresh conversation, and its DiscoverResult or InitializeResult response.
+        Raises BridgeError on an outage, which is never a verdict."""
+
+    def is_modern_only(self, response: Response) -> bool:
+        """Whether this answer to a legacy ``initialize`` says that the server speaks only the modern era."""
+
+    def link(self, session: ClientSession, backend: Backend) -> AnyLink:
+        """A legacy client's link to a modern server."""
+
+    async def call(self, x: Exchange) -> Response:
+        """A modern client's request answered by the legacy backend ``x.backend``."""
+
+
+class Outcome:
+    """What the snapshot and the log need to know of a backend's calls: totals since start, newest failure."""
+
+    __slots__ = ("calls", "consecutive", "failures", "last_at")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.failures = 0
+        self.consecutive = 0
+        self.last_at: float | None = None
+
+
+Observe = Callable[["Backend", Exchange, float, BridgeError | None], None]
+"""Told once per attempt: seconds it took and the error, if any."""
+
+
+class Backend:
+    """One live endpoint: how to reach it, which eras it speaks, how it is doing."""
+
+    def __init__(
+        self,
+        name: str,
+        protocol: str,
+        address: str,
+        dial: Dial,
+        spawn: Spawn,
+        *,
+        observe: Observe | None = None,
+        eras: Eras | None = None,
+        source: str = "static",
+    ) -> None:
+        self.name = name
+        self.protocol = protocol
+        self.address = address
+        self.dial = dial
+        self.spawn = spawn
+        self.source = source
+        self.eras = eras
+        self.speaks: dict[Era, bool] = {}
+        self.state: State = "unknown"
+        self.reason: str | None = None
+        self.since = time.time()
+        self.outcome = Outcome()
+        self.version: str | None = None
+        self.server: Server
+        self.pool: Pool
+        self._active = 0
+        self._observe = observe
+        self._probing: asyncio.Future[None] | None = None
+
+    @property
+    def active(self) -> int:
+        """Calls in flight."""
+        return self._active
+
+    def in_flight(self, x: Exchange) -> Attempt:
+        """Counts one attempt while it runs and judges how it ended; a client's fault or cancel never dings a backend."""
+        return Attempt(self, x)
+
+    def begin(self) -> None:
+        self._active += 1
+
+    def ended(self, x: Exchange, seconds: float, error: BridgeError | None) -> None:
+        self._active -= 1
+        self.outcome.calls += 1
+        if error is not None and error.fault.blames == "backend":
+            self.failed(error)
+        elif error is None:
+            self.succeeded()
+        if self._observe is not None:
+            self._observe(self, x, seconds, error)
+
+    def abandoned(self) -> None:
+        self._active -= 1
+
+    def succeeded(self) -> None:
+        """It answered something: it is up."""
+        self.outcome.consecutive = 0
+        self.outcome.last_at = time.time()
+        if self.state != "ok":
+            self._turn("ok", None)
+
+    def failed(self, error: BridgeError) -> None:
+        """It is down when it cannot be reached; an error of one call on a live conversation does not mean that."""
+        self.outcome.failures += 1
+        self.outcome.consecutive += 1
+        self.outcome.last_at = time.time()
+        if not error.sent or error.reason in ("server_exited", "stdio_no_such_file", "http_not_found", "protocol_mismatch"):
+            self._turn("down", str(error))
+
+    def _turn(self, state: State, reason: str | None) -> None:
+        if (state, reason) == (self.state, self.reason):
+            return
+        if state != self.state:
+            self.since = time.time()
+            write = _log.info if state == "ok" else _log.warn
+            write(f"backend {state}", protocol=self.protocol, server=self.server.name, backend=self.name, reason=reason)
+        self.state, self.reason = state, reason
+
+    async def era_for(self, wanted: Era, remaining: float) -> Era:
+        """The era to speak with this backend for a client of era ``wanted``: the client's own whenever the server has it.
+
+        A modern client's first call probes, once for all waiting callers. A legacy client simply initializes: its link
+        learns from the answer if the server is modern-only. Raises BridgeError when the server cannot be reached.
+        """
+        known = self.speaks.get(wanted)
+        if known or self.eras is None:
+            return wanted
+        other: Era = "legacy" if wanted == "modern" else "modern"
+        if known is False:
+            return other
+        if wanted == "legacy":
+            return "legacy"
+        if self._probing is None or self._probing.done():
+            self._probing = share(self.spawn, self._probe(self.eras))
+        await wait_shared(self._probing, remaining, f"server {self.server.name!r} has not told its protocol version yet")
+        return "modern" if self.speaks.get("modern") else "legacy"
+
+    async def _probe(self, eras: Eras) -> None:
+        session = await self.pool.probe_session()
+        try:
+            era, hello = await eras.probe(session.upstream, self.pool.start_timeout)
+            self.speaks[era] = True
+            if era == "legacy":
+                self.speaks["modern"] = False
+            self.server.remember(era, bytes(hello.result or b"{}"))
+            self.succeeded()
+        except BridgeError as error:
+            self.failed(error)
+            raise
+        finally:
+            if not self.speaks.get("modern"):
+                await session.close()  # a legacy conversation starts clean: the probe has burnt this one
+
+
+class Attempt:
+    """Context of one attempt on one backend."""
+
+    __slots__ = ("_backend", "_started", "_x")
+
+    def __init__(self, backend: Backend, x: Exchange) -> None:
+        self._backend = backend
+        self._x = x
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+        self._backend.begin()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if error is None or isinstance(error, BridgeError):
+            self._backend.ended(self._x, time.perf_counter() - self._started, error)
+        else:
+            self._backend.abandoned()
+
+
+class Server:
+    """A configured server: a name, its replicas, and what it said of itself last."""
+
+    def __init__(
+        self,
+        name: str,
+        backends: list[Backend],
+        *,
+        namespace: str = "default",
+        isolation: Isolation = "principal",
+        on_hello: Callable[[Server], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.namespace = namespace
+        self.backends = backends
+        self.isolation = isolation
+        self.hello: dict[str, bytes] = {}  # era -> its newest InitializeResult or DiscoverResult, JSON
+        self._on_hello = on_hello
+        for backend in backends:
+            backend.server = self
+
+    def remember(self, era: Era, hello: bytes) -> None:
+        """Keep what the server said of itself: the answer to the next client while the server is still starting."""
+        if self.hello.get(era) != hello:
+            self.hello[era] = hello
+            if self._on_hello is not None:
+                self._on_hello(self)
+
+    def choose(self, x: Exchange, tried: set[Backend]) -> Backend:
+        """The backend for this attempt. Raises BridgeError("no_backend") naming the server and every cause."""
+        if x.session is not None:
+            link = x.session.links.get(self.name)
+            if link is not None and link.backend is not None and link.backend not in tried:
+                return link.backend
+        candidates = [b for b in self.backends if b not in tried and x.force_protocol in (None, b.protocol)]
+        if not candidates:
+            causes = "; ".join(f"{b.name} ({b.protocol}): {b.reason or b.state}" for b in self.backends) or "it has none"
+            states = {b.protocol: b.state for b in self.backends}
+            raise BridgeError("no_backend", f"server {self.name!r}: {causes}", sent=False, server=self.name, protocols=states)
+        return min(candidates, key=lambda b: (b.state == "down", b.active))
+
+    def may_retry(self, x: Exchange, tried: set[Backend]) -> bool:
+        """Whether another backend is left; a pinned conversation has none."""
+        if x.session is not None and self.name in x.session.links:
+            return False
+        return any(b not in tried for b in self.backends)

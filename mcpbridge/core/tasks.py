@@ -1,0 +1,50 @@
+"""Tasks with an owner: everything that runs beside a request belongs to the bridge's one TaskGroup."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from mcpbridge.errors import BridgeError
+
+T = TypeVar("T")
+
+Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+"""Starts a task that belongs to the bridge's task group; the coroutine never raises anything but CancelledError."""
+
+
+def share(spawn: Spawn, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+    """Start work that several callers may wait for; its result or exception is in the future, never in the task group."""
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    async def run() -> None:
+        try:
+            value = await work
+        except asyncio.CancelledError:
+            if not future.done():
+                future.set_exception(BridgeError("draining", "the bridge is shutting down", sent=False))
+                future.exception()
+            raise
+        except Exception as error:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # seen: nobody may be waiting any more
+        else:
+            if not future.done():
+                future.set_result(value)
+
+    spawn(run())
+    return future
+
+
+async def wait_shared(future: asyncio.Future[T], remaining: float, waiting_for: str) -> T:
+    """Wait for shared work: our cancellation or deadline does not end it.
+
+    Raises BridgeError("timeout", sent=False) after ``remaining`` seconds, saying what was waited for.
+    """
+    if not future.done():
+        done, _ = await asyncio.wait([future], timeout=remaining)
+        if not done:
+            raise BridgeError("timeout", waiting_for, sent=False)
+    return future.result()

@@ -1,0 +1,302 @@
+"""HttpUpstream: a conversation with one Streamable HTTP endpoint, in one era.
+
+    modern   POST {headers: version, method, name, params} -> JSON | SSE; closing the stream cancels
+    legacy   initialize -> Mcp-Session-Id; POSTs carry it; GET stream for the rest; cancelled is a notification; DELETE ends
+
+Source: MCP "Streamable HTTP" of both eras (mcp-eras sections 1.2, 1.3, 8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+
+from mcpbridge.core.exchange import Era, NoReply, Reply
+from mcpbridge.core.peer import answered, incoming, outgoing
+from mcpbridge.core.ports import Inbox
+from mcpbridge.core.tasks import Spawn
+from mcpbridge.errors import BridgeError, to_wire
+from mcpbridge.observe.log import log
+from mcpbridge.transports.http.params import ParamHeaders
+from mcpbridge.transports.http1.client import HttpResponse
+from mcpbridge.transports.http1.pool import HttpPool
+from mcpbridge.wire import message as m
+from mcpbridge.wire.envelope import members, parse, text
+from mcpbridge.wire.message import Message, Notification, Request, RequestId, Response
+from mcpbridge.wire.spec import MODERN, PROTOCOL_VERSION, encode_header, name_of, retry_safe
+from mcpbridge.wire.sse import SseParser
+
+_log = log("http")
+_NO_REPLY = NoReply()
+_ACCEPT = ("accept", "application/json, text/event-stream")
+_JSON = ("content-type", "application/json")
+RECONNECT = 1.0  # seconds before a lost GET stream is opened again, unless the server said `retry:`
+MAX_RECONNECT = 30.0
+
+
+class HttpUpstream:
+    """See the module. ``headers`` go with every request (configured ones and the backend's own credential)."""
+
+    names_request = True
+
+    def __init__(
+        self,
+        pool: HttpPool,
+        path: str,
+        era: Era,
+        inbox: Inbox,
+        spawn: Spawn,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: ParamHeaders,
+        max_response: int = 10_485_760,
+        name: str = "",
+    ) -> None:
+        self._pool = pool
+        self._path = path
+        self._era = era
+        self._inbox = inbox
+        self._spawn = spawn
+        self._fixed = [_ACCEPT, _JSON, *((k.lower(), v) for k, v in (headers or {}).items())]
+        self._params = params
+        self._max_response = max_response
+        self._name = name
+        self._last_id = 0
+        self._session_id: str | None = None
+        self._version: str | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def call(self, request: Request, reply: Reply = _NO_REPLY) -> Response:
+        self._last_id += 1
+        upstream_id = self._last_id
+        sent = outgoing(request, upstream_id)
+        try:
+            response = await self._exchange(sent, request, reply)
+            if self._params.may_help(request, response) and await self._learn():
+                response = await self._exchange(sent, request, reply)  # refused by its headers: it did not run
+        except asyncio.CancelledError as cancelled:
+            if self._era == "legacy" and request.method != "initialize":
+                params: dict[str, object] = {"requestId": upstream_id}
+                if cancelled.args and isinstance(cancelled.args[0], str):
+                    params["reason"] = cancelled.args[0]
+                self.notify_now(m.notification("notifications/cancelled", params))
+            raise
+        if request.method == "tools/list" and response.result is not None:
+            self._params.learn(bytes(response.result))
+        return answered(response, request)
+
+    async def notify(self, notification: Notification) -> None:
+        response = await self._post(notification.encode(), self._headers(notification), retry=False)
+        async with aclosing(response):
+            if response.status >= 400:
+                _log.warn(
+                    "notification refused", protocol="http", server=self._name, method=notification.method, status=response.status
+                )
+            else:
+                await response.read()
+        if notification.method == "notifications/initialized" and self._listening is None and self._session_id is not None:
+            self._listening = self._spawn(self._listen())
+
+    def notify_now(self, notification: Notification) -> None:
+        self._spawn(self._notify_quietly(notification))
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._listening is not None:
+            self._listening.cancel()
+        if self._session_id is not None:
+            try:
+                async with asyncio.timeout(2.0):
+                    response = await self._pool.request(
+                        "DELETE", self._path, self._session_headers(), b"", retry_safe=True, max_response=self._max_response
+                    )
+                    await response.aclose()
+            except (BridgeError, TimeoutError):
+                pass  # the server is gone or slow: its own idle limit ends the session
+
+    # One POST
+
+    async def _exchange(self, sent: Request, request: Request, reply: Reply) -> Response:
+        response = await self._post(sent.encode(), self._headers(sent), retry=retry_safe(request.method))
+        async with aclosing(response):
+            if request.method == "initialize" and self._era == "legacy":
+                self._session_id = response.headers.get("mcp-session-id")
+            kind = (response.headers.get("content-type") or "").partition(";")[0].strip().lower()
+            if response.status == 200 and kind == "text/event-stream":
+                answer = await self._from_stream(response, sent.id, request, reply)
+            else:
+                answer = self._from_body(response, kind, await response.read(), sent.id)
+        if request.method == "initialize" and answer.result is not None:
+            self._version = text(members(answer.result).get("protocolVersion"))
+        return answer
+
+    def _from_body(self, response: HttpResponse, kind: str, body: bytes, upstream_id: RequestId) -> Response:
+        status = response.status
+        if kind == "application/json" and body:
+            try:
+                parsed = parse(body, client=False)
+            except BridgeError as error:
+                if status == 200:
+                    raise BridgeError("bad_answer", str(error), server=self._name) from error
+                parsed = []
+            if isinstance(parsed, Response) and (parsed.result is not None or status in (200, 400, 404) or self._era == "modern"):
+                if status == 404 and self._session_id is not None and self._era == "legacy":
+                    self._lost()
+                if status != 200 or parsed.id == upstream_id or parsed.id is None:
+                    return parsed
+                raise BridgeError("bad_answer", "the answer has another request's id", server=self._name)
+        if status == 404 and self._session_id is not None:
+            self._lost()
+        if status == 404:
+            raise BridgeError("http_not_found", f"server {self._name!r} at {self._path}", server=self._name, status=404)
+        if status == 200:
+            raise BridgeError("bad_answer", f"content type {kind or 'missing'!r}", server=self._name)
+        raise BridgeError("backend_error", f"server {self._name!r} answered HTTP {status}", server=self._name, status=status)
+
+    async def _from_stream(self, response: HttpResponse, upstream_id: RequestId, request: Request, reply: Reply) -> Response:
+        """Read related messages until the answer; a legacy stream that ends before is taken up again where it stopped."""
+        last_event: str | None = None
+        retry = RECONNECT
+        while True:
+            async with aclosing(response), aclosing(self._messages(response)) as stream:
+                async for event_id, wait, message in stream:
+                    last_event = event_id if event_id is not None else last_event
+                    retry = wait if wait is not None else retry
+                    if message is None:
+                        continue
+                    if isinstance(message, Response):
+                        if message.id == upstream_id:
+                            return message
+                        _log.debug("answer to another request on this stream dropped", protocol="http", server=self._name)
+                    else:
+                        self._related(message, request, reply)
+            if self._era == "modern" or not last_event:
+                raise BridgeError("stream_closed", f"server {self._name!r} ended the stream before its answer", server=self._name)
+            await asyncio.sleep(retry)
+            headers = [*self._session_headers(), ("last-event-id", last_event)]
+            response = await self._pool.request("GET", self._path, headers, b"", retry_safe=True, max_response=self._max_response)
+            if response.status != 200:
+                await response.aclose()
+                raise BridgeError("stream_closed", f"server {self._name!r} does not resume its stream", server=self._name)
+
+    def _related(self, message: Request | Notification, request: Request, reply: Reply) -> None:
+        if isinstance(message, Notification):
+            reply.notify(incoming(message, request))
+        elif reply.can_ask:
+            self._spawn(self._put(message, reply))
+        else:
+            self._spawn(self._put(message, None))
+
+    async def _put(self, question: Request, reply: Reply | None) -> None:
+        """Answer a server's question, through the waiting client or by the session's owner."""
+        try:
+            answer = await (reply.ask(question) if reply is not None else self._inbox.asked(question))
+        except BridgeError as error:
+            answer = m.error(question.id, to_wire(error))
+        except Exception as error:
+            _log.error("question failed inside the bridge", protocol="http", server=self._name, error=repr(error), exc_info=True)
+            answer = m.error(question.id, to_wire(BridgeError("internal_error")))
+        try:
+            response = await self._post(answer.with_id(question.id).encode(), self._session_headers(), retry=False)
+            await response.aclose()
+        except BridgeError as error:
+            _log.warn("answer to a question of the server was not taken", protocol="http", server=self._name, reason=str(error))
+
+    # The GET stream of a legacy session
+
+    async def _listen(self) -> None:
+        """Keep the GET stream open while the session lives; a server without one answers 405 and is left alone."""
+        last_event: str | None = None
+        wait = RECONNECT
+        while not self._closed:
+            try:
+                headers = self._session_headers() + ([("last-event-id", last_event)] if last_event else [])
+                response = await self._pool.request(
+                    "GET", self._path, headers, b"", retry_safe=True, max_response=self._max_response
+                )
+                async with aclosing(response):
+                    if response.status == 404:
+                        self._lost_now()
+                        return
+                    if response.status != 200:
+                        return
+                    async with aclosing(self._messages(response)) as stream:
+                        async for event_id, retry, message in stream:
+                            last_event = event_id if event_id is not None else last_event
+                            wait = retry if retry is not None else RECONNECT
+                            if isinstance(message, Notification):
+                                self._inbox.notified(message)
+                            elif isinstance(message, Request):
+                                self._spawn(self._put(message, None))
+            except BridgeError as error:
+                _log.debug("GET stream lost", protocol="http", server=self._name, reason=str(error))
+                wait = min(wait * 2, MAX_RECONNECT)
+            await asyncio.sleep(wait)
+
+    async def _messages(self, response: HttpResponse) -> AsyncIterator[tuple[str | None, float | None, Message | None]]:
+        """Events of an SSE answer as ``(event id, retry seconds, message)``; a damaged message is logged and left out."""
+        parser = SseParser(self._max_response)
+        async with aclosing(response.chunks()) as chunks:
+            async for chunk in chunks:
+                for event in parser.feed(chunk):
+                    retry = event.retry / 1000 if event.retry is not None else None
+                    parsed: Message | list[Message] | None = None
+                    if event.data and event.event in (None, "", "message"):
+                        try:
+                            parsed = parse(event.data, client=False)
+                        except BridgeError as error:
+                            _log.warn("damaged message on a stream", protocol="http", server=self._name, reason=str(error))
+                    for item in parsed if isinstance(parsed, list) else [parsed]:
+                        yield event.id, retry, item
+
+    # Headers and plumbing
+
+    def _headers(self, message: Request | Notification) -> list[tuple[str, str]]:
+        if self._era == "legacy":
+            return self._session_headers()
+        version = text(message.meta.get(PROTOCOL_VERSION)) or MODERN[0]
+        headers = [*self._fixed, ("mcp-protocol-version", version), ("mcp-method", message.method)]
+        member = name_of(message.method)
+        if member is not None and (name := text(message.param(member))) is not None:
+            headers.append(("mcp-name", encode_header(name)))
+        if message.method == "tools/call" and isinstance(message, Request):
+            headers += self._params.headers(message)
+        return headers
+
+    def _session_headers(self) -> list[tuple[str, str]]:
+        headers = list(self._fixed)
+        if self._session_id is not None:
+            headers.append(("mcp-session-id", self._session_id))
+        if self._version is not None:
+            headers.append(("mcp-protocol-version", self._version))
+        return headers
+
+    async def _post(self, body: bytes, headers: list[tuple[str, str]], *, retry: bool) -> HttpResponse:
+        return await self._pool.request("POST", self._path, headers, body, retry_safe=retry, max_response=self._max_response)
+
+    async def _notify_quietly(self, notification: Notification) -> None:
+        try:
+            async with asyncio.timeout(5.0):
+                await self.notify(notification)
+        except (BridgeError, TimeoutError) as error:
+            _log.debug("notification not delivered", protocol="http", server=self._name, reason=str(error))
+
+    async def _learn(self) -> bool:
+        """Ask for the tools once to learn which arguments travel as headers; True when that taught something new."""
+        before = self._params.revision
+        listing = m.request(0, "tools/list", {"_meta": self._params.meta})
+        await self.call(listing)
+        return self._params.revision != before
+
+    def _lost(self) -> None:
+        self._lost_now()
+        detail = f"server {self._name!r} no longer knows the session"
+        raise BridgeError("backend_session_lost", detail, sent=False, server=self._name)
+
+    def _lost_now(self) -> None:
+        self._session_id = None
+        self._inbox.closed(None)
