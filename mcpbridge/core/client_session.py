@@ -9,11 +9,12 @@ Source: architecture sections 4 and 7; shared decisions 5, 6 and 14.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from mcpbridge.core.session import Session
-from mcpbridge.wire.message import Notification, Request, Response
+from mcpbridge.core.session import Session, SessionStore
+from mcpbridge.errors import BridgeError
+from mcpbridge.wire.message import Notification, Request, Response, loads
 
 if TYPE_CHECKING:
     from mcpbridge.core.exchange import Exchange, Reply
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 
 class BackChannel(Protocol):
     """Carries to a legacy client what belongs to no request of its own, in order."""
+
+    def answered(self, response: Response) -> None:
+        """The client's answer to one of ``ask``'s questions, where it comes as a message of its own (HTTP)."""
+
+    def progressed(self, notification: Notification) -> bool:
+        """Progress of the client on one of ``ask``'s questions; True when it belonged to one."""
+
+    def close(self) -> None:
+        """The session is over: open streams end, open questions fail."""
 
     def notify(self, notification: Notification) -> None: ...
 
@@ -66,7 +76,8 @@ class ClientSession:
     @property
     def declares_nothing(self) -> bool:
         """Such clients share one backend session per principal (decision 14)."""
-        return not self.record.asks
+        declared = loads(self.record.capabilities.encode() or b"{}")
+        return not any(kind in declared for kind in ("sampling", "elicitation", "roots"))
 
     def notified(self, server: Server, notification: Notification) -> None:
         """A server of this session said something outside any call."""
@@ -81,6 +92,48 @@ class ClientSession:
         self.closed = True
         for task in list(self.calls.values()):
             task.cancel("session ended")
+        self.back.close()
         links = list(self.links.values())
         self.links.clear()
         await asyncio.gather(*(link.close() for link in links), return_exceptions=True)
+
+
+class ClientSessions:
+    """Every live legacy session of this process by its id. Limits and idle time are the store's; this is the live half."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self.store = store
+        self._live: dict[str, ClientSession] = {}
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[ClientSession]:
+        return iter(list(self._live.values()))
+
+    async def add(self, session: ClientSession) -> None:
+        """Raises BridgeError("too_many_sessions") when a cap is reached; nothing is kept then."""
+        await self.store.put(session.record)
+        self._live[session.record.id] = session
+
+    async def get(self, id: str, principal: str) -> ClientSession:
+        """The session if it lives and belongs to ``principal``. Raises BridgeError("session_unknown"), the same for every reason."""
+        session = self._live.get(id)
+        if session is None or session.closed or session.record.principal != principal:
+            raise BridgeError("session_unknown", "initialize again", sent=False)
+        if not await self.store.touch(id):
+            await self.end(session)
+            raise BridgeError("session_unknown", "initialize again", sent=False)
+        return session
+
+    async def end(self, session: ClientSession) -> None:
+        self._live.pop(session.record.id, None)
+        await self.store.delete(session.record.id)
+        await session.close()
+
+    async def sweep(self) -> None:
+        """End the sessions whose record expired; a call or stream in flight keeps its session."""
+        for id in await self.store.sweep():
+            session = self._live.pop(id, None)
+            if session is not None:
+                await session.close()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from mcpbridge.wire.message import Members, Message, Notification, Request, Response
 
 if TYPE_CHECKING:
+    from mcpbridge.core.client_session import BackChannel, ClientSession
     from mcpbridge.core.server import Backend, Server
     from mcpbridge.core.session import Session
 
@@ -94,7 +95,7 @@ class Deadline:
     ``limit`` caps what progress may add: each ``extend`` restarts the budget, the sum never passes ``limit`` budgets.
     """
 
-    __slots__ = ("_ends", "_hard", "_on_change", "_paused_at", "_pauses", "budget")
+    __slots__ = ("_ends", "_hard", "_paused_at", "_pauses", "budget", "on_change")
 
     def __init__(self, budget: float, now: float, limit: float = 10.0) -> None:
         self.budget = budget
@@ -102,7 +103,7 @@ class Deadline:
         self._hard = now + budget * limit
         self._pauses = 0
         self._paused_at = 0.0
-        self._on_change: Callable[[], None] | None = None
+        self.on_change: Callable[[], None] | None = None  # told after every pause, resume and extension
 
     def remaining(self, now: float) -> float:
         """Seconds left, never negative; the value at the pause while paused."""
@@ -117,16 +118,23 @@ class Deadline:
         if self._pauses == 0:
             self._paused_at = now
         self._pauses += 1
+        self._changed()
 
     def resume(self, now: float) -> None:
         self._pauses -= 1
         if self._pauses == 0:
             self._ends += now - self._paused_at
             self._hard += now - self._paused_at
+        self._changed()
 
     def extend(self, now: float) -> None:
         """Progress was seen: the budget starts anew, up to the hard end."""
         self._ends = max(self._ends, min(now + self.budget, self._hard))
+        self._changed()
+
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
 
 
 @dataclass(slots=True)
@@ -137,7 +145,9 @@ class Exchange:
     reply: Reply
     deadline: Deadline
     target: Server | tuple[Server, ...] | None = None  # one server, the servers of an aggregate, or not yet routed
-    session: Session | None = None  # legacy clients only
+    session: ClientSession | None = None  # legacy clients only
+    session_id: str | None = None  # as the client named it (HTTP); the sessions policy resolves it
+    open_back: Callable[[Session], BackChannel] | None = None  # the frontend's way to reach the client outside a call
     backend: Backend | None = None
     attempts: int = 0
     started: float = field(default_factory=time.monotonic)

@@ -60,6 +60,8 @@ class BackendSession:
         self.last_used = 0.0
         self.log_owner: object | None = None  # whose calls may ask for logs now; see Pool.lease_logs
         self.log_calls = 0
+        self.log_level: str | None = None  # as set for modern clients
+        self.subscriptions: dict[str, int] = {}  # resource URI -> listens of modern clients that want it
         self.is_initialized = False  # `notifications/initialized` was sent
         self.cause: BaseException | None = None
         self.is_closed = False
@@ -119,6 +121,10 @@ class Pool:
     @property
     def size(self) -> int:
         return len(self._live) + self._starting
+
+    def noise(self) -> str:
+        """The newest thing a child wrote on its output that is no message, to name in a timeout; "" if none did."""
+        return next((said for s in self._live if (said := s.upstream.noise)), "")
 
     async def shared(self, key: SessionKey, initialize: Request | None, remaining: float) -> BackendSession:
         """The conversation for ``key``, opened once for all who wait for it.
@@ -206,7 +212,7 @@ class Pool:
                 await self._start(session, initialize)
         except TimeoutError:
             await session.close()
-            noise = getattr(getattr(session, "upstream", None), "noise", "")
+            noise = session.upstream.noise if hasattr(session, "upstream") else ""
             said = f"; it wrote {noise!r} instead" if noise else ""
             error = BridgeError(
                 "timeout",

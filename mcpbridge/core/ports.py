@@ -58,6 +58,8 @@ class Upstream(Protocol):
     """
 
     names_request: bool
+    noise: str
+    """The newest thing the server said that is no message, "" if none: a timeout names it."""
 
     async def call(self, request: Request, reply: Reply) -> Response:
         """Send a request under an id of the conversation's own and wait; the answer carries the caller's id again.

@@ -48,7 +48,7 @@ class SessionStore(Protocol):
         """A copy of the live record; None when it is unknown, ended or expired."""
 
     async def put(self, session: Session) -> None:
-        """Store a new record (``revision`` 0) or a changed one, and raise ``session.revision`` by one.
+        """Store a new record (``revision`` 0) or a changed one: its ``revision`` rises by one, ``last_used`` becomes now.
 
         Raises StaleSession when the stored revision is another; BridgeError("too_many_sessions") for a new one over a cap.
         """

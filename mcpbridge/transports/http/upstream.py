@@ -39,6 +39,7 @@ class HttpUpstream:
     """See the module. ``headers`` go with every request (configured ones and the backend's own credential)."""
 
     names_request = True
+    noise = ""
 
     def __init__(
         self,

@@ -1,0 +1,36 @@
+"""Where eras meet: finding a server's era, and the two crossings. Deleting this room leaves a same-era bridge for both eras.
+
+    probe.py      which era does a server speak
+    translate.py  one message from one dialect to the other (pure)
+    servers.py    a modern client with a legacy server
+    clients.py    a legacy client with a modern server
+
+Source: mcp-eras sections 2 and 3; architecture section 7.
+"""
+
+from __future__ import annotations
+
+from mcpbridge.core.client_session import AnyLink, ClientSession
+from mcpbridge.core.exchange import Era, Exchange
+from mcpbridge.core.ports import Upstream
+from mcpbridge.core.server import Backend
+from mcpbridge.era.clients import ModernLink
+from mcpbridge.era.probe import is_modern_only, probe
+from mcpbridge.era.servers import call
+from mcpbridge.wire.message import Response
+
+
+class Crossings:
+    """The era room as the core sees it (``core.server.Eras``)."""
+
+    async def probe(self, upstream: Upstream, timeout: float) -> tuple[Era, Response]:
+        return await probe(upstream, timeout)
+
+    def is_modern_only(self, response: Response) -> bool:
+        return is_modern_only(response)
+
+    def link(self, session: ClientSession, backend: Backend) -> AnyLink:
+        return ModernLink(session, backend)
+
+    async def call(self, x: Exchange) -> Response:
+        return await call(x)

@@ -1,0 +1,210 @@
+"""ModernLink: a legacy client with a modern server. The session lives here; every call upstream stands alone.
+
+Source: mcp-eras section 3, column "legacy C x modern S".
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec import Raw
+
+from mcpbridge.core.client_session import ClientSession
+from mcpbridge.core.exchange import Exchange, NoReply
+from mcpbridge.core.link import LIST_CHANGED
+from mcpbridge.core.pool import BackendSession, SessionKey
+from mcpbridge.core.server import Backend
+from mcpbridge.era.translate import initialize_result, to_legacy_response, to_modern_request
+from mcpbridge.errors import BridgeError
+from mcpbridge.observe.log import log
+from mcpbridge.wire import message as m
+from mcpbridge.wire.envelope import members, text
+from mcpbridge.wire.message import Notification, Request, Response
+from mcpbridge.wire.spec import LOG_LEVELS, SUBSCRIPTION_ID
+
+_log = log("era")
+_NO_REPLY = NoReply()
+_EMPTY = Raw(b"{}")
+ACKNOWLEDGE = 10.0  # seconds a server may take to acknowledge a listen
+RECONNECT = 1.0
+MAX_RECONNECT = 30.0
+MAX_SUBSCRIPTIONS = 1000
+
+
+class ModernLink:
+    """One legacy client session with one modern server: level, subscriptions and the listen stream that carries them."""
+
+    def __init__(self, session: ClientSession, backend: Backend) -> None:
+        self.session = session
+        self.server = backend.server
+        self.backend: Backend | None = backend
+        self._backend = backend
+        self._client_info = _EMPTY
+        self._level: str | None = None
+        self._uris: list[str] = []
+        self._capabilities: dict[str, Raw] = {}
+        self._listen: _Listen | None = None
+        self._subscribing = asyncio.Lock()
+        self._closed = False
+
+    async def open(self, initialize: Request) -> Response:
+        self._client_info = initialize.param("clientInfo") or _EMPTY
+        discover = self._stamp(m.request(initialize.id, "server/discover", {}))
+        talk = await self._backend.pool.modern(self._backend.pool.start_timeout)
+        response = await talk.upstream.call(discover, _NO_REPLY)
+        if response.result is None:
+            return response
+        self._backend.speaks["modern"] = True
+        self._backend.server.remember("modern", bytes(response.result))
+        self._backend.succeeded()
+        said = members(response.result)
+        self._capabilities = members(said["capabilities"]) if "capabilities" in said else {}
+        answer = m.result(initialize.id, initialize_result(response, self.session.record.version, self.server.name))
+        if self._flags():
+            self._listen = _Listen(self, ())
+            self._backend.spawn(self._listen.run())
+        return answer
+
+    async def call(self, x: Exchange) -> Response:
+        request = x.request
+        if request.method == "ping":
+            return m.result(request.id, {})
+        if request.method == "logging/setLevel":
+            return self._set_level(request)
+        if request.method in ("resources/subscribe", "resources/unsubscribe"):
+            return await self._subscribe(request, x)
+        remaining = x.deadline.remaining(asyncio.get_running_loop().time())
+        pool = self._backend.pool
+        if self._level is None:
+            talk = await pool.modern(remaining)
+            response = await talk.upstream.call(self._stamp(request), x.reply)
+        else:
+            talk = await pool.lease_logs(SessionKey("modern"), None, self.session, remaining)
+            try:
+                response = await talk.upstream.call(self._stamp(request), x.reply)
+            finally:
+                pool.release_logs(talk)
+        return to_legacy_response(response)
+
+    async def notify(self, notification: Notification) -> None:
+        return None  # `initialized` and roots changes have no modern form (mcp-eras section 3)
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._listen is not None:
+            self._listen.stop()
+
+    def _set_level(self, request: Request) -> Response:
+        level = text(request.param("level"))
+        if level not in LOG_LEVELS:
+            raise BridgeError("invalid_params", f"level {level!r} is not one of {', '.join(LOG_LEVELS)}", sent=False)
+        self._level = level
+        return m.result(request.id, {})
+
+    async def _subscribe(self, request: Request, x: Exchange) -> Response:
+        """A listen cannot change: open one with the new set, wait for its acknowledgement, end the old one."""
+        uri = text(request.param("uri"))
+        if uri is None:
+            raise BridgeError("invalid_params", "uri is missing", sent=False)
+        async with self._subscribing:
+            uris = [known for known in self._uris if known != uri]
+            if request.method == "resources/subscribe":
+                uris.append(uri)
+            if len(uris) > MAX_SUBSCRIPTIONS:
+                raise BridgeError("invalid_params", f"at most {MAX_SUBSCRIPTIONS} subscriptions", sent=False)
+            fresh = _Listen(self, tuple(uris))
+            self._backend.spawn(fresh.run())
+            try:
+                async with asyncio.timeout(min(ACKNOWLEDGE, x.deadline.remaining(asyncio.get_running_loop().time()))):
+                    honoured = await fresh.acknowledged
+            except TimeoutError:
+                fresh.stop()
+                raise BridgeError("timeout", f"server {self.server.name!r} did not acknowledge the subscription") from None
+            except BaseException:
+                fresh.stop()
+                raise
+            if request.method == "resources/subscribe" and uri not in honoured:
+                fresh.stop()
+                raise BridgeError("invalid_params", f"the server does not offer subscriptions to {uri}")
+            old, self._listen, self._uris = self._listen, fresh, uris
+            if old is not None:
+                old.stop()
+        return m.result(request.id, {})
+
+    def _stamp(self, request: Request) -> Request:
+        # The client's own capabilities are not declared: what a server would ask cannot be put to this client yet.
+        return to_modern_request(request, client_info=self._client_info, capabilities=_EMPTY, log_level=self._level)
+
+    def _flags(self) -> dict[str, bool]:
+        """The list changes this server can tell of."""
+        flags = {}
+        for kind in LIST_CHANGED:
+            raw = self._capabilities.get(kind)
+            if raw is not None and members(raw).get("listChanged") == Raw(b"true"):
+                flags[f"{kind}ListChanged"] = True
+        return flags
+
+
+class _Listen:
+    """One `subscriptions/listen` for a link: its Reply while it runs, opened again when it is lost."""
+
+    can_ask = False
+
+    def __init__(self, link: ModernLink, uris: tuple[str, ...]) -> None:
+        self._link = link
+        self._uris = uris
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = False
+        self.acknowledged: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        self._task = asyncio.current_task()
+        pause = RECONNECT
+        link = self._link
+        while not self._stopped and not link.session.closed:
+            wanted = {**link._flags(), **({"resourceSubscriptions": list(self._uris)} if self._uris else {})}
+            request = link._stamp(m.request(0, "subscriptions/listen", {"notifications": wanted}))
+            try:
+                talk: BackendSession = await link._backend.pool.modern(link._backend.pool.start_timeout)
+                response = await talk.upstream.call(request, self)
+                if response.error is not None and not self.acknowledged.done():
+                    self.acknowledged.set_result([])  # the server has no such method: it honours nothing
+                    return
+            except asyncio.CancelledError:
+                return
+            except BridgeError as error:
+                _log.debug("listen stream lost", server=link.server.name, reason=str(error))
+            if self._stopped:
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, MAX_RECONNECT)
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._task is not None:
+            self._task.cancel("subscription changed")
+
+    def notify(self, notification: Notification) -> None:
+        if notification.method == "notifications/subscriptions/acknowledged":
+            honoured = members(notification.param("notifications") or b"{}").get("resourceSubscriptions")
+            uris = m.loads(honoured) if honoured is not None else []
+            if not self.acknowledged.done():
+                self.acknowledged.set_result([uri for uri in uris if isinstance(uri, str)])
+            else:
+                self._changed()
+            return
+        if not self._stopped:
+            meta = {key: raw for key, raw in notification.meta.items() if key != SUBSCRIPTION_ID}
+            self._link.session.notified(self._link.server, notification.with_meta(meta))
+
+    async def ask(self, request: Request) -> Response:
+        raise LookupError("a listen stream is not asked")
+
+    def _changed(self) -> None:
+        """After a gap anything may have changed: the client re-reads what it cares about."""
+        link = self._link
+        for flag in link._flags():
+            kind = flag.removesuffix("ListChanged")
+            link.session.notified(link.server, m.notification(f"notifications/{kind}/list_changed"))
+        for uri in self._uris:
+            link.session.notified(link.server, m.notification("notifications/resources/updated", {"uri": uri}))

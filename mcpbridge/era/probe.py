@@ -1,0 +1,91 @@
+"""Which era a server speaks: ask `server/discover`, and believe only what it says. An outage is never a verdict.
+
+    1. a DiscoverResult                                    -> modern
+    2. an error that only a modern server knows (-3202x)   -> modern
+    3. any other error, or HTTP refusal                    -> legacy
+    4. silence                                             -> ask `initialize` too; the first answer decides
+
+Source: mcp-eras section 2 (client probe) and section 8 (real servers).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from mcpbridge.core.exchange import Era, NoReply
+from mcpbridge.core.ports import Upstream
+from mcpbridge.errors import BridgeError
+from mcpbridge.era.translate import bridge_info, initialize_params
+from mcpbridge.wire import message as m
+from mcpbridge.wire.envelope import members
+from mcpbridge.wire.message import Response
+from mcpbridge.wire.spec import CLIENT_CAPABILITIES, CLIENT_INFO, MODERN, PROTOCOL_VERSION
+
+SILENCE = 10.0  # seconds without an answer to server/discover after which initialize is asked as well
+_MODERN_CODES = frozenset({b"-32020", b"-32021", b"-32022"})
+_NO_REPLY = NoReply()
+
+
+def is_modern_only(response: Response) -> bool:
+    """Whether an answer to a legacy ``initialize`` comes from a server that speaks only the modern era.
+
+    Such a server does not know the method (-32601), misses the per-request metadata and names it (-32602 about ``_meta``), or
+    says which versions it has (-32022).
+    """
+    if response.error is None:
+        return False
+    error = members(response.error)
+    code = bytes(error.get("code") or b"")
+    if code in _MODERN_CODES or code == b"-32601":
+        return True
+    said = bytes(response.error)
+    return code in (b"-32602", b"-32600") and (b"io.modelcontextprotocol/" in said or MODERN[0].encode() in said)
+
+
+async def probe(upstream: Upstream, timeout: float) -> tuple[Era, Response]:
+    """The era behind a fresh conversation and its DiscoverResult or InitializeResult.
+
+    ``timeout`` in seconds bounds the whole. Raises BridgeError when the server cannot be reached or stays silent.
+    """
+    meta = {PROTOCOL_VERSION: MODERN[0], CLIENT_INFO: bridge_info(), CLIENT_CAPABILITIES: {}}
+    discover = m.request(0, "server/discover", {"_meta": meta})
+    initialize = m.request(1, "initialize", initialize_params({}, bridge_info()))
+    try:
+        async with asyncio.timeout(timeout):
+            asked = asyncio.ensure_future(upstream.call(discover, _NO_REPLY))
+            try:
+                done, _ = await asyncio.wait([asked], timeout=SILENCE)
+                if not done:
+                    return await _first(asked, asyncio.ensure_future(upstream.call(initialize, _NO_REPLY)))
+                verdict = _of_discover(asked)
+                if verdict is not None:
+                    return verdict
+            finally:
+                asked.cancel()
+            return "legacy", await upstream.call(initialize, _NO_REPLY)
+    except TimeoutError:
+        raise BridgeError("timeout", "neither server/discover nor initialize was answered", sent=False) from None
+
+
+def _of_discover(asked: asyncio.Future[Response]) -> tuple[Era, Response] | None:
+    """The verdict of an answer to server/discover; None = not modern. Raises BridgeError on an outage."""
+    try:
+        response = asked.result()
+    except BridgeError as error:
+        if error.reason in ("backend_error", "bad_answer", "http_not_found", "backend_session_lost") and error.data.get("status") != 401:
+            return None  # it answered, but not as a modern server answers
+        raise
+    if response.result is not None:
+        return ("modern", response) if "supportedVersions" in members(response.result) else None
+    code = bytes(members(response.error or b"{}").get("code") or b"")
+    return ("modern", response) if code in _MODERN_CODES else None
+
+
+async def _first(asked: asyncio.Future[Response], initialized: asyncio.Future[Response]) -> tuple[Era, Response]:
+    try:
+        await asyncio.wait([asked, initialized], return_when=asyncio.FIRST_COMPLETED)
+        if asked.done() and (verdict := _of_discover(asked)) is not None:
+            return verdict
+        return "legacy", await initialized
+    finally:
+        initialized.cancel()

@@ -1,0 +1,270 @@
+"""A modern client with a legacy server: every call by itself over a backend session that stands for its principal.
+
+Questions of the server are refused here (nothing was declared to it), so a call never hangs on one.
+
+Source: mcp-eras section 3, column "modern C x legacy S".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from msgspec import Raw
+
+from mcpbridge.core.exchange import ANONYMOUS, Exchange, NoReply, Reply
+from mcpbridge.core.pool import BackendSession, Pool, Refused, SessionKey
+from mcpbridge.era.translate import (
+    LEGACY_ONLY,
+    NEWEST_LEGACY,
+    bridge_info,
+    discover_result,
+    initialize_params,
+    to_legacy_request,
+    to_modern_response,
+)
+from mcpbridge.errors import BridgeError
+from mcpbridge.wire import message as m
+from mcpbridge.wire.envelope import members, text
+from mcpbridge.wire.message import Notification, Request, Response
+from mcpbridge.wire.spec import CLIENT_INFO, SUBSCRIPTION_ID
+
+_NO_REPLY = NoReply()
+_KINDS = {"toolsListChanged": "tools", "promptsListChanged": "prompts", "resourcesListChanged": "resources"}
+MAX_SUBSCRIPTIONS = 1000  # resource URIs of one listen
+RECONNECT = 1.0
+MAX_RECONNECT = 30.0
+
+
+async def call(x: Exchange) -> Response:
+    """Answer ``x`` from its legacy backend. Raises BridgeError."""
+    method = x.request.method
+    if method in LEGACY_ONLY:
+        raise BridgeError("method_not_found", f"{method} does not exist in this protocol version", sent=False)
+    try:
+        if method == "server/discover":
+            return await _discover(x)
+        if method == "subscriptions/listen":
+            return await _listen(x)
+        if x.view.log_level is not None:
+            return await _with_logs(x, x.view.log_level)
+        return await _plain(x, await _session(x), _Silent(x.reply))
+    except Refused as refused:
+        error = members(refused.response.error or b"{}")
+        detail = f"server refused to initialize: {text(error.get('message')) or 'no reason given'}"
+        raise BridgeError("backend_error", detail, sent=False, server=_server(x)) from refused
+
+
+async def _discover(x: Exchange) -> Response:
+    talk = await _session(x)
+    assert talk.hello is not None
+    return m.result(x.request.id, discover_result(talk.hello))
+
+
+async def _plain(x: Exchange, talk: BackendSession, reply: Reply) -> Response:
+    talk.users += 1
+    try:
+        response = await talk.upstream.call(to_legacy_request(x.request), reply)
+    except BridgeError as error:
+        if error.reason != "backend_session_lost":
+            raise
+        talk.users -= 1
+        talk = await _session(x)  # the server forgot the session and did not run the call
+        talk.users += 1
+        response = await talk.upstream.call(to_legacy_request(x.request), reply)
+    finally:
+        talk.users -= 1
+    return to_modern_response(x.request.method, response, _server_info(talk))
+
+
+async def _with_logs(x: Exchange, level: str) -> Response:
+    """A call that wants log messages: the session's level is set first, and only this client's calls may have logs meanwhile."""
+    pool = _pool(x)
+    talk = await pool.lease_logs(_key(x), _initialize(x), x.caller.connection or x, _remaining(x))
+    listener = _LogListener(x)
+    talk.listeners.append(listener)
+    try:
+        if talk.log_level != level:
+            refused = await talk.upstream.call(m.request(0, "logging/setLevel", {"level": level}), _NO_REPLY)
+            talk.log_level = level if refused.error is None else None
+        return await _plain(x, talk, x.reply)
+    finally:
+        if listener in talk.listeners:
+            talk.listeners.remove(listener)
+        pool.release_logs(talk)
+
+
+async def _listen(x: Exchange) -> Response:
+    """Hold the client's subscription: acknowledge what the server honours, then tag and pass on what it says.
+
+    When the server is lost the client's stream stays; after the reconnect everything it listens to counts as changed.
+    """
+    wanted = members(x.request.param("notifications") or b"{}")
+    acknowledged = False
+    pause = RECONNECT
+    while True:
+        try:
+            talk = await _session(x, _pool(x).start_timeout)
+            listener = _Listener(x, wanted)
+            talk.users += 1
+            try:
+                await listener.subscribe(talk)
+                if not acknowledged:
+                    listener.acknowledge()
+                    acknowledged = True
+                else:
+                    listener.everything_changed()
+                talk.listeners.append(listener)
+                pause = RECONNECT
+                await listener.lost.wait()
+            finally:
+                talk.users -= 1
+                if listener in talk.listeners:
+                    talk.listeners.remove(listener)
+                await listener.unsubscribe(talk)
+        except BridgeError:
+            if not acknowledged:
+                raise
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, MAX_RECONNECT)
+
+
+class _Listener:
+    """One listen stream's ear on a backend session."""
+
+    def __init__(self, x: Exchange, wanted: dict[str, Raw]) -> None:
+        self._x = x
+        self._wanted = wanted
+        self._kinds: set[str] = set()
+        self._uris: list[str] = []
+        self.lost = asyncio.Event()
+
+    async def subscribe(self, talk: BackendSession) -> None:
+        """Find what the server honours; a resource counts only once it said so."""
+        said = members(talk.hello.result) if talk.hello is not None and talk.hello.result is not None else {}
+        capabilities: dict[str, Any] = m.loads(said["capabilities"]) if "capabilities" in said else {}
+        for flag, kind in _KINDS.items():
+            if self._wanted.get(flag) == Raw(b"true") and (capabilities.get(kind) or {}).get("listChanged"):
+                self._kinds.add(kind)
+        uris = m.loads(self._wanted["resourceSubscriptions"]) if "resourceSubscriptions" in self._wanted else []
+        if not isinstance(uris, list) or len(uris) > MAX_SUBSCRIPTIONS or not all(isinstance(uri, str) for uri in uris):
+            raise BridgeError("invalid_params", f"resourceSubscriptions: at most {MAX_SUBSCRIPTIONS} strings", sent=False)
+        for uri in dict.fromkeys(uris):
+            if talk.subscriptions.get(uri, 0) == 0:
+                answer = await talk.upstream.call(m.request(0, "resources/subscribe", {"uri": uri}), _NO_REPLY)
+                if answer.error is not None:
+                    continue
+            talk.subscriptions[uri] = talk.subscriptions.get(uri, 0) + 1
+            self._uris.append(uri)
+
+    async def unsubscribe(self, talk: BackendSession) -> None:
+        uris, self._uris = self._uris, []
+        for uri in uris:
+            talk.subscriptions[uri] -= 1
+            if talk.subscriptions[uri] == 0:
+                del talk.subscriptions[uri]
+                if not talk.is_closed:
+                    talk.pool.backend.spawn(_quietly(talk, m.request(0, "resources/unsubscribe", {"uri": uri})))
+
+    def acknowledge(self) -> None:
+        honoured: dict[str, Any] = {flag: True for flag, kind in _KINDS.items() if kind in self._kinds}
+        if self._uris:
+            honoured["resourceSubscriptions"] = self._uris
+        self._send(m.notification("notifications/subscriptions/acknowledged", {"notifications": honoured}))
+
+    def everything_changed(self) -> None:
+        for kind in sorted(self._kinds):
+            self._send(m.notification(f"notifications/{kind}/list_changed"))
+        for uri in self._uris:
+            self._send(m.notification("notifications/resources/updated", {"uri": uri}))
+
+    def notified(self, notification: Notification) -> None:
+        prefix, _, rest = notification.method.partition("/")
+        kind, _, what = rest.partition("/")
+        if prefix == "notifications" and (
+            (what == "list_changed" and kind in self._kinds)
+            or (rest == "resources/updated" and text(notification.param("uri")) in self._uris)
+        ):
+            self._send(notification)
+
+    async def asked(self, request: Request) -> Response:
+        raise LookupError("a listener is not asked")
+
+    def closed(self, cause: BaseException | None) -> None:
+        self.lost.set()
+
+    def _send(self, notification: Notification) -> None:
+        tag = {**notification.meta, SUBSCRIPTION_ID: Raw(m.dumps(self._x.request.id))}
+        self._x.reply.notify(notification.with_meta(tag))
+
+
+class _LogListener:
+    """Log messages of a pipe during a call that asked for them."""
+
+    def __init__(self, x: Exchange) -> None:
+        self._x = x
+
+    def notified(self, notification: Notification) -> None:
+        if notification.method == "notifications/message":
+            self._x.reply.notify(notification)
+
+    async def asked(self, request: Request) -> Response:
+        raise LookupError("a listener is not asked")
+
+    def closed(self, cause: BaseException | None) -> None:
+        return None
+
+
+class _Silent:
+    """The client's reply without log messages, which it did not ask for."""
+
+    can_ask = False
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    def notify(self, notification: Notification) -> None:
+        if notification.method != "notifications/message":
+            self._reply.notify(notification)
+
+    async def ask(self, request: Request) -> Response:
+        raise LookupError("a modern client is not asked")
+
+
+async def _quietly(talk: BackendSession, request: Request) -> None:
+    try:
+        async with asyncio.timeout(5.0):
+            await talk.upstream.call(request, _NO_REPLY)
+    except (BridgeError, TimeoutError):
+        pass  # the server forgets the subscription with its session
+
+
+async def _session(x: Exchange, remaining: float | None = None) -> BackendSession:
+    return await _pool(x).shared(_key(x), _initialize(x), _remaining(x) if remaining is None else remaining)
+
+
+def _pool(x: Exchange) -> Pool:
+    assert x.backend is not None
+    return x.backend.pool
+
+
+def _key(x: Exchange) -> SessionKey:
+    assert x.backend is not None
+    principal = "" if x.backend.server.isolation == "shared" else (x.caller.principal or ANONYMOUS).key
+    return SessionKey("legacy", principal, NEWEST_LEGACY, "modern")
+
+
+def _initialize(x: Exchange) -> Request:
+    return m.request(0, "initialize", initialize_params({}, x.request.meta.get(CLIENT_INFO) or bridge_info()))
+
+
+def _remaining(x: Exchange) -> float:
+    return x.deadline.remaining(asyncio.get_running_loop().time())
+
+
+def _server(x: Exchange) -> str:
+    return x.backend.server.name if x.backend is not None else ""
+
+
+def _server_info(talk: BackendSession) -> Raw | None:
+    return members(talk.hello.result).get("serverInfo") if talk.hello is not None and talk.hello.result is not None else None

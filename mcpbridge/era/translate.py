@@ -1,0 +1,155 @@
+"""One message from one era's dialect to the other's. Pure; only the members named here change, the rest keeps its bytes.
+
+Source: mcp-eras section 3 (every row of this issue: initialize, lists, calls, levels, errors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Raw
+
+from mcpbridge import __version__
+from mcpbridge.errors import BridgeError
+from mcpbridge.wire import message as m
+from mcpbridge.wire.envelope import members, text
+from mcpbridge.wire.message import Members, Request, Response
+from mcpbridge.wire.spec import (
+    CACHEABLE,
+    CLIENT_CAPABILITIES,
+    CLIENT_INFO,
+    LEGACY,
+    LOG_LEVEL,
+    MODERN,
+    PROTOCOL_VERSION,
+    SERVER_INFO,
+)
+
+NEWEST_LEGACY = LEGACY[-1]
+LEGACY_ONLY = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+MODERN_ONLY = frozenset({"server/discover", "subscriptions/listen"})
+_RESERVED = frozenset({PROTOCOL_VERSION, CLIENT_INFO, CLIENT_CAPABILITIES, LOG_LEVEL})
+_COMPLETE = Raw(b'"complete"')
+
+
+def bridge_info() -> dict[str, str]:
+    """What the bridge calls itself when it speaks for itself."""
+    return {"name": "mcpbridge", "version": __version__}
+
+
+def initialize_params(capabilities: Mapping[str, Any], client_info: Any) -> dict[str, Any]:
+    """The params of a legacy initialize that the bridge sends for a modern client."""
+    return {"protocolVersion": NEWEST_LEGACY, "capabilities": capabilities, "clientInfo": client_info}
+
+
+# A modern client's message for a legacy server
+
+
+def to_legacy_request(request: Request) -> Request:
+    """Without the reserved ``_meta`` members; everything else as it was."""
+    return request.with_meta({key: raw for key, raw in request.meta.items() if key not in _RESERVED})
+
+
+def to_modern_response(method: str, response: Response, server_info: Raw | None) -> Response:
+    """A legacy server's answer with what a modern client needs: resultType, ttlMs, cacheScope, serverInfo; errors renumbered."""
+    if response.error is not None:
+        return _modern_error(response)
+    result = dict(members(response.result or b"{}"))
+    result.setdefault("resultType", _COMPLETE)
+    if method in CACHEABLE:
+        result.setdefault("ttlMs", Raw(b"0"))
+        result.setdefault("cacheScope", Raw(b'"private"'))
+    if server_info is not None:
+        meta = dict(members(result["_meta"])) if "_meta" in result else {}
+        meta.setdefault(SERVER_INFO, server_info)
+        result["_meta"] = Raw(m.join(meta))
+    return response.with_result(m.join(result))
+
+
+def discover_result(hello: Response) -> dict[str, Any]:
+    """The DiscoverResult that stands for a legacy server's InitializeResult."""
+    said = members(hello.result or b"{}")
+    result: dict[str, Any] = {
+        "resultType": "complete",
+        "supportedVersions": list(MODERN),
+        "capabilities": _modern_capabilities(said.get("capabilities")),
+        "ttlMs": 0,
+        "cacheScope": "private",
+        "_meta": {SERVER_INFO: said.get("serverInfo") or bridge_info()},
+    }
+    if "instructions" in said:
+        result["instructions"] = said["instructions"]
+    return result
+
+
+def _modern_capabilities(raw: Raw | None) -> dict[str, Any]:
+    """Tasks of 2025-11-25 are not the tasks extension of 2026-07-28 and are not advertised across eras."""
+    capabilities: dict[str, Any] = dict(members(raw)) if raw is not None else {}
+    capabilities.pop("tasks", None)
+    return capabilities
+
+
+def _modern_error(response: Response) -> Response:
+    error = members(response.error or b"{}")
+    if bytes(error.get("code") or b"") == b"-32002":  # resource not found: modern servers must not send it
+        return Response(response.id, None, Raw(m.join({**error, "code": Raw(b"-32602")})), b"", response.extra)
+    return response
+
+
+# A legacy client's message for a modern server
+
+
+def to_modern_request(request: Request, *, client_info: Raw, capabilities: Raw, log_level: str | None) -> Request:
+    """With the three reserved ``_meta`` members, and the session's log level if it set one."""
+    meta: Members = {
+        **request.meta,
+        PROTOCOL_VERSION: Raw(m.dumps(MODERN[0])),
+        CLIENT_INFO: client_info,
+        CLIENT_CAPABILITIES: capabilities,
+    }
+    if log_level is not None:
+        meta[LOG_LEVEL] = Raw(m.dumps(log_level))
+    return request.with_meta(meta)
+
+
+def to_legacy_response(response: Response) -> Response:
+    """A modern server's answer as a legacy client knows it. Raises BridgeError for results that have no legacy form yet."""
+    if response.result is None:
+        return response
+    result = dict(members(response.result))
+    kind = result.pop("resultType", None)
+    if kind is not None and kind != _COMPLETE:
+        name = text(kind)
+        if name == "input_required":
+            detail = "the server asks the user something, which this client's protocol version cannot be asked through the bridge yet"
+            raise BridgeError("unsupported_across_eras", detail, resultType=name)
+        raise BridgeError("unsupported_across_eras", f"resultType {name!r} has no form in this client's protocol version", resultType=name)
+    result.pop("ttlMs", None)
+    result.pop("cacheScope", None)
+    if "_meta" in result:
+        meta = dict(members(result["_meta"]))
+        meta.pop(SERVER_INFO, None)
+        if meta:
+            result["_meta"] = Raw(m.join(meta))
+        else:
+            del result["_meta"]
+    return response.with_result(m.join(result))
+
+
+def initialize_result(discovered: Response, requested: str, name: str) -> dict[str, Any]:
+    """The InitializeResult that stands for a modern server's DiscoverResult, in the legacy version the client asked for."""
+    said = members(discovered.result or b"{}")
+    meta = members(said["_meta"]) if "_meta" in said else {}
+    capabilities: dict[str, Any] = dict(members(said["capabilities"])) if "capabilities" in said else {}
+    capabilities.pop("extensions", None)
+    if "resources" in capabilities:
+        capabilities["resources"] = {**members(capabilities["resources"]), "subscribe": True}
+    result: dict[str, Any] = {
+        "protocolVersion": requested if requested in LEGACY else NEWEST_LEGACY,
+        "capabilities": capabilities,
+        "serverInfo": meta.get(SERVER_INFO) or {"name": name, "version": "unknown"},
+    }
+    if "instructions" in said:
+        result["instructions"] = said["instructions"]
+    return result

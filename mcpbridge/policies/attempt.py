@@ -1,0 +1,73 @@
+"""The attempt ring: what happens around one try on one backend.
+
+Source: architecture sections 5 and 6; contract 6.4 (1008); shared decision 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from mcpbridge.core.exchange import Deadline, Exchange, Handler, Policy, Reply
+from mcpbridge.errors import BridgeError
+from mcpbridge.wire.message import Notification, Request, Response
+
+
+def timeout() -> Policy:
+    """End a try when the exchange's deadline is over. Progress extends it; a question to the client stops the clock.
+
+    A listen stream has no deadline: it lasts as long as its client.
+    """
+
+    async def policy(x: Exchange, handler: Handler) -> Response | None:
+        if x.view.method == "subscriptions/listen":
+            return await handler(x)
+        loop = asyncio.get_running_loop()
+        deadline, reply = x.deadline, x.reply
+        try:
+            async with asyncio.timeout(deadline.remaining(loop.time())) as scope:
+
+                def changed() -> None:
+                    scope.reschedule(None if deadline.paused else loop.time() + deadline.remaining(loop.time()))
+
+                deadline.on_change = changed
+                x.reply = _Timed(reply, deadline)
+                return await handler(x)
+        except TimeoutError:
+            raise BridgeError("timeout", _late(x), server=x.backend.server.name if x.backend else None) from None
+        finally:
+            deadline.on_change = None
+            x.reply = reply
+
+    return policy
+
+
+def _late(x: Exchange) -> str:
+    if x.backend is None:
+        return f"no answer to {x.view.method}"
+    noise = x.backend.pool.noise()
+    said = f"; it wrote {noise!r} on its output, which is not JSON-RPC" if noise else ""
+    return f"server {x.backend.server.name!r} did not answer {x.view.method} in {x.deadline.budget:g} s{said}"
+
+
+class _Timed:
+    """The client's reply, telling the deadline of progress and questions."""
+
+    __slots__ = ("_deadline", "_reply", "can_ask")
+
+    def __init__(self, reply: Reply, deadline: Deadline) -> None:
+        self._reply = reply
+        self._deadline = deadline
+        self.can_ask = reply.can_ask
+
+    def notify(self, notification: Notification) -> None:
+        if notification.method == "notifications/progress":
+            self._deadline.extend(asyncio.get_running_loop().time())
+        self._reply.notify(notification)
+
+    async def ask(self, request: Request) -> Response:
+        time = asyncio.get_running_loop().time
+        self._deadline.pause(time())
+        try:
+            return await self._reply.ask(request)
+        finally:
+            self._deadline.resume(time())
