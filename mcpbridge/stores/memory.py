@@ -51,20 +51,20 @@ class MemoryStore:
             raise StaleSession(session.id)
         if record is None:
             self._make_room(session.principal)
+            self._ids_of.setdefault(session.principal, set()).add(session.id)
         elif record.principal != session.principal:
             raise StaleSession(session.id)
+        else:
+            del self._records[session.id]
         session.revision += 1
-        last_used = session.last_used if record is None else max(record.last_used, session.last_used)
-        if record is None:
-            self._ids_of.setdefault(session.principal, set()).add(session.id)
-            last_used = max(last_used, self._clock())
-        self._records[session.id] = _copy(session, last_used)
+        session.last_used = self._clock()
+        self._records[session.id] = _copy(session)
 
     async def touch(self, id: str) -> bool:
         record = self._live(id)
         if record is None:
             return False
-        record.last_used = max(record.last_used, self._clock())
+        record.last_used = self._clock()
         self._records[id] = self._records.pop(id)
         return True
 
@@ -135,10 +135,5 @@ class MemoryStore:
             del self._ids_of[record.principal]
 
 
-def _copy(record: Session, last_used: float | None = None) -> Session:
-    return replace(
-        record,
-        subscriptions=list(record.subscriptions),
-        backend_sessions=dict(record.backend_sessions),
-        last_used=record.last_used if last_used is None else last_used,
-    )
+def _copy(record: Session) -> Session:
+    return replace(record, subscriptions=list(record.subscriptions), backend_sessions=dict(record.backend_sessions))
