@@ -15,7 +15,7 @@ import time
 import traceback
 from typing import IO, Any, Final, Literal
 
-from mcpbridge.observe.redact import MAX_FIELD_BYTES, cut, safe
+from mcpbridge.observe.redact import MAX_FIELD_BYTES, clean, cut, safe
 
 Level = Literal["trace", "debug", "info", "warn", "error"]
 Format = Literal["json", "text"]
@@ -134,6 +134,8 @@ def _line(level: str, component: str, message: str, event: str | None, protocol:
     if event is not None:
         record["event"] = event
     for key, value in list(fields.items())[:MAX_FIELDS]:
+        if not key.isidentifier():
+            key = cut(clean(key))
         if key in record:
             key += "_"
         kept = safe(key, value)
@@ -240,7 +242,7 @@ def _catch_others(level: str) -> None:
                 message = record.getMessage()
             except (TypeError, ValueError):
                 message = str(record.msg)
-            _write(name, record.name.split(".", 1)[0], message, None, "none", fields)
+            _write(name, clean(record.name.split(".", 1)[0]), message, None, "none", fields)
 
     root = logging.getLogger()
     for handler in [old for old in root.handlers if type(old).__qualname__ == Route.__qualname__]:

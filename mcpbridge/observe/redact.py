@@ -14,7 +14,7 @@ MAX_FIELD_BYTES: Final = 2048
 
 _MAX_DEPTH = 4
 _MAX_ITEMS = 50
-_MAX_LITERALS = 1000
+_MAX_LITERALS = 500
 _MIN_LITERAL = 6  # a shorter "secret" would blank ordinary words
 
 _SECRET_KEY = re.compile(
@@ -24,11 +24,17 @@ _SECRET_KEY = re.compile(
 )
 _SHAPES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL), MASK),
-    (re.compile(r"\b((?:proxy-)?authorization|(?:set-)?cookie)(['\"]?\s*[:=]\s*)[^\r\n'\"]+", re.IGNORECASE), r"\1\2" + MASK),
+    (
+        re.compile(r"\b((?:proxy-)?authorization|(?:set-)?cookie)(['\"]?\s*[:=]\s*['\"]?)[^\r\n'\"]+", re.IGNORECASE),
+        r"\1\2" + MASK,
+    ),
     (re.compile(r"\b(bearer)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE), r"\1 " + MASK),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"), MASK),
     (re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^/?#\s'\"<>]+@"), r"\1" + MASK + "@"),
-    (re.compile(r"\b((?:\w{1,40}[_-])?(?:password|passwd|secret|token|api[_-]?key))=[^\s&'\",;]+", re.IGNORECASE), r"\1=" + MASK),
+    (
+        re.compile(r"\b((?:\w{1,40}[_-])?(?:password|passwd|secret|token|api[_-]?key))=[^\s&'\",;]+", re.IGNORECASE),
+        r"\1=" + MASK,
+    ),
     (re.compile(r"\b(?:sk|ghp|gho|ghs|ghu|github_pat|glpat|xox[abprs])[-_][A-Za-z0-9_-]{16,}"), MASK),
 )
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -53,13 +59,15 @@ def conceal(value: str) -> None:
     while len(_known.values) >= _MAX_LITERALS:  # rotated tokens of a long life must not pile up; the oldest goes first
         del _known.values[next(iter(_known.values))]
     _known.values[value] = None
-    longest_first = sorted(_known.values, key=len, reverse=True)
-    _known.pattern = re.compile("|".join(re.escape(literal) for literal in longest_first))
+    _known.pattern = None
 
 
 def redact(text: str) -> str:
     """The text with everything that is or looks like a secret replaced by ``***``."""
-    if _known.pattern is not None:
+    if _known.values:
+        if _known.pattern is None:
+            longest_first = sorted(_known.values, key=len, reverse=True)
+            _known.pattern = re.compile("|".join(re.escape(literal) for literal in longest_first))
         text = _known.pattern.sub(MASK, text)
     for pattern, replacement in _SHAPES:
         text = pattern.sub(replacement, text)
