@@ -1,0 +1,402 @@
+"""HTTP/1.1 on the wire: heads through httptools, bodies framed here, doubt refused.
+
+    POST /mcp/x HTTP/1.1 CRLF                     head: found by its CRLFCRLF by the caller, given whole to ``parse_request``
+    host: a CRLF content-length: 2 CRLF CRLF
+    {}                                            body: Content-Length, exactly ``chunked``, or (responses only) until close
+
+httptools sees one complete head in a fresh parser and never a body: on its own it takes HTTP/0.9, two Hosts,
+``gzip, chunked`` and drops the body behind ``Upgrade: h2c``. What it lets through and two servers could read differently
+is refused here; the connection of a refused message must be closed, because where its body ends is anybody's guess.
+
+Source: architecture section 5; RFC 9110, RFC 9112; reliability table row 16.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Literal
+
+import httptools
+
+MAX_REQUEST_LINE: Final = 8192  # bytes
+MAX_FIELDS: Final = 100  # header lines
+MAX_OVERHEAD: Final = 16384  # bytes of chunk framing per message
+METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+REASONS: Final[dict[int, str]] = {
+    100: "Continue", 101: "Switching Protocols",
+    200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 206: "Partial Content",
+    301: "Moved Permanently", 302: "Found", 303: "See Other", 304: "Not Modified",
+    307: "Temporary Redirect", 308: "Permanent Redirect",
+    400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
+    406: "Not Acceptable", 408: "Request Timeout", 409: "Conflict", 410: "Gone", 411: "Length Required",
+    413: "Content Too Large", 414: "URI Too Long", 415: "Unsupported Media Type", 417: "Expectation Failed",
+    421: "Misdirected Request", 422: "Unprocessable Content", 426: "Upgrade Required", 429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
+    504: "Gateway Timeout", 505: "HTTP Version Not Supported",
+}  # fmt: skip
+
+_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/(\d\.\d)")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_WORD = re.compile(rb"[A-Za-z]+ ")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~-]+)(?::\d{1,5})?")
+_BLOCK = re.compile(rf"(?:{_NAME}: [\t\x20-\x7e\x80-\xff]*\r\n)*")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e]*)?")
+_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
+_KEEP_ALIVE_TIMEOUT = re.compile(r"(?:^|[,;\s])timeout\s*=\s*(\d{1,6})(?:$|[,;\s])", re.IGNORECASE)
+
+_SINGLETONS = frozenset((
+    "host", "content-length", "content-type", "content-encoding", "transfer-encoding", "authorization", "origin", "expect",
+    "last-event-id", "user-agent", "referer", "date", "etag", "location", "retry-after", "range", "max-forwards", "from",
+    "proxy-authorization", "sec-websocket-key", "sec-websocket-version", "x-request-id", "traceparent",
+))  # fmt: skip
+
+
+class HttpError(Exception):
+    """A message that is refused. ``status`` is what a server answers before it closes; a client only needs the words."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        self.status = status
+        self.detail = detail
+        super().__init__(detail)
+
+
+class Headers(Mapping[str, str]):
+    """Header fields by name, in any case; lower case when iterated. Repeated list fields are joined by ", " (RFC 9110 5.3)."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        """``fields`` has lower-case names and belongs to this object from now on."""
+        self._fields = fields
+
+    def __getitem__(self, name: str) -> str:
+        return self._fields[name.lower()]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        return f"Headers({sorted(self._fields)})"  # names only: values may be secrets
+
+
+class RequestHead:
+    """The head of a request that passed every check. ``length`` is 0 for a chunked body, whose end is in the body itself."""
+
+    __slots__ = ("chunked", "expects_continue", "headers", "keep_alive", "length", "method", "minor", "path", "query", "target")
+
+    def __init__(
+        self, method: str, target: str, minor: int, headers: Headers, length: int, chunked: bool, keep_alive: bool
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.path, _, self.query = target.partition("?")
+        self.minor = minor  # HTTP/1.minor
+        self.headers = headers
+        self.length = length
+        self.chunked = chunked
+        self.keep_alive = keep_alive
+        self.expects_continue = minor == 1 and "expect" in headers
+
+
+class ResponseHead:
+    """The head of a response. ``length`` is None when the body ends with the connection (or is chunked)."""
+
+    __slots__ = ("chunked", "headers", "keep_alive", "keep_alive_timeout", "length", "reason", "status")
+
+    def __init__(self, status: int, reason: str, headers: Headers, length: int | None, chunked: bool, keep_alive: bool) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.length = length
+        self.chunked = chunked
+        self.keep_alive = keep_alive
+        found = _KEEP_ALIVE_TIMEOUT.search(headers["keep-alive"]) if "keep-alive" in headers else None
+        self.keep_alive_timeout = float(found[1]) if found else None  # seconds the server says it waits
+
+
+class _Fields(dict[bytes, bytes]):
+    """Receives httptools' ``on_header`` at the cost of a dict store; a repeated name shows as a missing entry."""
+
+    __slots__ = ()
+    on_header = dict.__setitem__
+
+
+class _FieldList:
+    """Receives every header line in order: the slow way, for heads that repeat a name."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[bytes, bytes]] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.lines.append((name, value))
+
+
+def first_bytes(data: bytes) -> Literal["http", "tls", "other"] | None:
+    """What a new connection speaks, by its first 8 bytes; None when more are needed.
+
+    A word and a space is HTTP, whatever the word: an unknown method deserves its 501. A binary frame ("MCPB", 0, 1) is not.
+    """
+    start = data[:8]
+    if start[:1] == b"\x16":
+        return "tls"
+    word = start.lstrip(b"\r\n")
+    letters = word.rstrip(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+    if not letters:
+        return None if len(start) < 8 else "http" if word else "other"
+    return "http" if _WORD.match(word) else "other"
+
+
+def parse_request(head: bytes) -> RequestHead:
+    """Check and read one complete request head, CRLFCRLF included.
+
+    Raises HttpError with the status to answer (400, 414, 417, 431, 501, 505). Source: RFC 9112 sections 3, 5, 6.
+    """
+    end = head.find(b"\r\n")
+    if end > MAX_REQUEST_LINE:
+        raise HttpError(414, "request line too long")
+    line = _REQUEST_LINE.fullmatch(head, 0, end)
+    if line is None:
+        raise HttpError(400, "malformed request line")
+    method, target, version = line[1].decode("ascii"), line[2].decode("ascii"), line[3]
+    if version not in (b"1.1", b"1.0"):
+        raise HttpError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    if method not in METHODS:
+        raise HttpError(501, "method not supported")
+    if (target[0] != "/" and (target != "*" or method != "OPTIONS")) or "#" in target:
+        raise HttpError(400, "request target must be a path")
+    fields = _parse_fields(head, httptools.HttpRequestParser, refuse_underscore=True)
+    host = fields.get("host")
+    if host is None or _HOST.fullmatch(host) is None:
+        raise HttpError(400, "missing or malformed Host")
+    minor = 1 if version == b"1.1" else 0
+    length = _content_length(fields)
+    chunked = _chunked(fields, minor)
+    if "expect" in fields and fields["expect"].lower() != "100-continue":
+        raise HttpError(417, "unknown expectation")
+    return RequestHead(method, target, minor, Headers(fields), length or 0, chunked, _keeps_alive(fields, minor))
+
+
+def parse_response(head: bytes) -> ResponseHead:
+    """Check and read one complete response head, CRLFCRLF included, 1xx as well.
+
+    Raises HttpError (status 502). Source: RFC 9112 sections 4, 6.
+    """
+    line = _STATUS_LINE.fullmatch(head, 0, head.find(b"\r\n"))
+    if line is None:
+        raise HttpError(502, "malformed status line")
+    try:
+        fields = _parse_fields(head, httptools.HttpResponseParser, refuse_underscore=False)
+        minor = line[1][0] - 48
+        length = _content_length(fields)
+        chunked = _chunked(fields, minor)
+    except HttpError as error:
+        raise HttpError(502, error.detail) from None
+    status = int(line[2])
+    keep_alive = _keeps_alive(fields, minor) and (chunked or length is not None or status in (204, 304) or status < 200)
+    return ResponseHead(status, (line[3] or b"").decode("latin-1"), Headers(fields), length, chunked, keep_alive)
+
+
+def _parse_fields(head: bytes, parser: type, *, refuse_underscore: bool) -> dict[str, str]:
+    count = head.count(b"\r\n") - 2
+    if count > MAX_FIELDS:
+        raise HttpError(431, "too many header fields")
+    sink = _Fields()
+    _feed(parser(sink), head)
+    fields = {name.decode("latin-1").lower(): value.decode("latin-1").rstrip(" \t") for name, value in sink.items()}
+    if len(fields) != count:
+        fields = _join_repeated(head, parser, count)
+    if refuse_underscore and "_" in "".join(fields):
+        # CGI and many frameworks fold "-" and "_" into one name: the two ends would read different requests.
+        raise HttpError(400, "underscore in a header name")
+    return fields
+
+
+def _feed(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, head: bytes) -> None:
+    try:
+        parser.feed_data(head)
+    except httptools.HttpParserUpgrade:
+        pass  # the head was complete; an upgrade nobody serves is ignored and the body read (RFC 9110 7.8)
+    except httptools.HttpParserError as error:
+        raise HttpError(400, f"malformed header: {error}") from None
+
+
+def _join_repeated(head: bytes, parser: type, count: int) -> dict[str, str]:
+    sink = _FieldList()
+    _feed(parser(sink), head)
+    if len(sink.lines) != count:
+        raise HttpError(400, "header lines do not add up")
+    fields: dict[str, str] = {}
+    for raw_name, raw_value in sink.lines:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").rstrip(" \t")
+        if name not in fields:
+            fields[name] = value
+        elif name in _SINGLETONS or name.startswith("mcp-"):
+            raise HttpError(400, f"repeated header {name}")
+        else:
+            fields[name] += ("; " if name == "cookie" else ", ") + value
+    return fields
+
+
+def _content_length(fields: Mapping[str, str]) -> int | None:
+    value = fields.get("content-length")
+    if value is None:
+        return None
+    if "transfer-encoding" in fields:
+        raise HttpError(400, "both Content-Length and Transfer-Encoding")
+    if not (value.isascii() and value.isdigit()) or len(value) > 15:
+        raise HttpError(400, "malformed Content-Length")
+    return int(value)
+
+
+def _chunked(fields: Mapping[str, str], minor: int) -> bool:
+    value = fields.get("transfer-encoding")
+    if value is None:
+        return False
+    if minor == 0 or value.lower() != "chunked":
+        raise HttpError(400, "Transfer-Encoding is not exactly chunked over HTTP/1.1")
+    return True
+
+
+def _keeps_alive(fields: Mapping[str, str], minor: int) -> bool:
+    if minor == 0:
+        return False  # HTTP/1.0 keep-alive was never specified well enough to trust
+    value = fields.get("connection")
+    return value is None or "close" not in [token.strip() for token in value.lower().split(",")]
+
+
+class ChunkedBody:
+    """Decodes one ``chunked`` body, fed in any pieces. When ``done``, ``rest`` holds the bytes behind it.
+
+    ``limit`` bounds the payload in bytes (None: the reader bounds it). Framing is bounded to ``MAX_OVERHEAD``: for requests
+    all of it, for responses only what exceeds the least possible, since an event stream has as many chunks as events.
+    """
+
+    __slots__ = ("_left", "_lenient", "_limit", "_overhead", "_stage", "_tail", "_total", "done", "rest")
+
+    def __init__(self, limit: int | None = None, *, response: bool = False) -> None:
+        self.done = False
+        self.rest = b""
+        self._limit = limit
+        self._lenient = response
+        self._stage = 0  # 0 size line, 1 payload, 2 CRLF behind the payload, 3 trailers
+        self._left = 0
+        self._tail = b""  # an incomplete line
+        self._total = 0
+        self._overhead = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The payload in ``data``. Raises HttpError: 413 over the limit, else 400."""
+        pieces: list[bytes] = []
+        if self._tail:
+            data = self._tail + data
+            self._tail = b""
+        at, end = 0, len(data)
+        while True:
+            if self._stage == 1:
+                piece = data[at : at + self._left]
+                if piece:
+                    pieces.append(piece)
+                    at += len(piece)
+                    self._left -= len(piece)
+                if self._left:
+                    return pieces
+                self._stage = 2
+            if self._stage == 2:
+                mark = data[at : at + 2]
+                if mark != b"\r\n":
+                    if not b"\r\n".startswith(mark):
+                        raise HttpError(400, "chunk is longer than its size")
+                    self._tail = mark
+                    return pieces
+                at += 2
+                self._stage = 0
+            eol = data.find(b"\r\n", at)
+            if eol < 0:
+                self._keep_line(data[at:end])
+                return pieces
+            if self._stage == 0:
+                self._start_chunk(data, at, eol)
+            elif eol == at:
+                self.done = True
+                self.rest = data[at + 2 :]
+                return pieces
+            else:
+                self._skip_trailer(data, at, eol)
+            at = eol + 2
+
+    def _keep_line(self, line: bytes) -> None:
+        if self._overhead + len(line) > MAX_OVERHEAD:
+            raise HttpError(400, "chunk framing too large")
+        if b"\n" in line or b"\r" in line[:-1]:
+            raise HttpError(400, "bare line end in chunk framing")
+        self._tail = line
+
+    def _start_chunk(self, data: bytes, at: int, eol: int) -> None:
+        line = _CHUNK_SIZE.fullmatch(data, at, eol)
+        if line is None:
+            raise HttpError(400, "malformed chunk size")
+        size = int(line[1], 16)
+        self._count(eol - at - len(b"%x" % size) if self._lenient else eol - at + 4)
+        self._total += size
+        if self._limit is not None and self._total > self._limit:
+            raise HttpError(413, "body too large")
+        self._left = size
+        self._stage = 1 if size else 3
+
+    def _skip_trailer(self, data: bytes, at: int, eol: int) -> None:
+        if _TRAILER.fullmatch(data, at, eol) is None:
+            raise HttpError(400, "malformed trailer")
+        self._count(eol - at + 2)
+
+    def _count(self, bytes_: int) -> None:
+        self._overhead += bytes_
+        if self._overhead > MAX_OVERHEAD:
+            raise HttpError(400, "chunk framing too large")
+
+
+def status_line(status: int) -> bytes:
+    """``HTTP/1.1 200 OK`` with its line end."""
+    line = _STATUS_LINES.get(status)
+    return line if line is not None else b"HTTP/1.1 %d \r\n" % status
+
+
+_STATUS_LINES = {status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
+
+
+def encode_fields(fields: Sequence[tuple[str, str]]) -> bytes:
+    """Header lines. Raises ValueError for a name or value that would break the line (response splitting)."""
+    block = "".join([f"{name}: {value}\r\n" for name, value in fields])
+    if _BLOCK.fullmatch(block) is None or block.count("\n") != len(fields):
+        raise ValueError("header name or value with characters that HTTP does not allow")
+    return block.encode("latin-1")
+
+
+def encode_request(method: str, target: str, host: bytes, fields: Sequence[tuple[str, str]], length: int) -> bytes:
+    """A request head with Host (``host`` is its encoded line) and, when there is a body or the method expects one, its length.
+
+    Raises ValueError for anything that does not fit into its place.
+    """
+    line = f"{method} {target} HTTP/1.1\r\n".encode("latin-1")
+    if _REQUEST_LINE.fullmatch(line, 0, len(line) - 2) is None:
+        raise ValueError("method or target with characters that HTTP does not allow")
+    if length or method in ("POST", "PUT", "PATCH"):
+        return b"%b%b%bcontent-length: %d\r\n\r\n" % (line, host, encode_fields(fields), length)
+    return b"%b%b%b\r\n" % (line, host, encode_fields(fields))
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """One chunk; ``data`` must not be empty, for that would end the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
