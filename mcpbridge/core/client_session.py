@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mcpbridge.core.session import Session, SessionStore
 from mcpbridge.errors import BridgeError
-from mcpbridge.wire.message import Notification, Request, Response, loads
+from mcpbridge.wire.message import Notification, Request, Response, loads, notification
 
 if TYPE_CHECKING:
     from mcpbridge.core.exchange import Exchange, Reply
@@ -71,7 +71,14 @@ class ClientSession:
         self.initialized: Notification | None = None  # the client's own notifications/initialized, once it came
         self.outgoing: Outgoing = lambda _server, notification: notification
         self.calls: dict[int | str, asyncio.Task[object]] = {}  # in flight by the client's id: what `cancelled` refers to
+        self.missing: dict[str, str] = {}  # servers of an aggregate that are down, with the cause
         self.closed = False
+
+    def tell_missing(self, name: str) -> None:
+        """Say in a log message which server is missing and why, once the client may be spoken to."""
+        if self.initialized is not None and not self.closed:
+            data = f"server {name!r} is unavailable: {self.missing.get(name, '')}"
+            self.back.notify(notification("notifications/message", {"level": "warning", "logger": "mcpbridge", "data": data}))
 
     @property
     def declares_nothing(self) -> bool:

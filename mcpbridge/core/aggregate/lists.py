@@ -1,0 +1,105 @@
+"""One page of a list over several servers: asked side by side, merged in configured order, the missing named.
+
+Source: mcp-eras section 4 (lists, pagination); issue "Router" (a slow server delays a list by at most 3 s).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from msgspec import Raw
+
+from mcpbridge.core.aggregate.names import from_cursor, to_cursor
+from mcpbridge.core.exchange import Exchange
+from mcpbridge.core.server import Server
+from mcpbridge.errors import BridgeError
+from mcpbridge.wire import message as m
+from mcpbridge.wire.envelope import items, members, text
+from mcpbridge.wire.message import Members, Request, Response
+
+UNAVAILABLE = "mcpbridge/unavailable"
+"""`_meta` member of a list that lacks servers: {server: cause}."""
+MAX_ITEMS = 100_000  # items of one merged page
+
+Ask = Callable[[Exchange, Server, Request], Awaitable[Response]]
+Show = Callable[[Exchange, Server, Members], Raw | None]
+
+
+async def merged_list(
+    x: Exchange, servers: list[Server], member: str, ask: Ask, show: Show, wait: float
+) -> tuple[Response, dict[str, str]]:
+    """The merged page that ``x`` asks for and the causes of what is missing.
+
+    ``member``: the result member that holds the items. ``show`` gives an item as clients see it, None hides it. Each server
+    has ``wait`` seconds. Raises BridgeError("invalid_params") for a bad cursor.
+    """
+    cursor = text(x.request.param("cursor"))
+    positions = from_cursor(cursor, [s.name for s in servers]) if cursor is not None else None
+    asked = [s for s in servers if positions is None or s.name in positions]
+    pages = await asyncio.gather(*(_page(x, s, positions, ask, wait) for s in asked))
+    shown: list[Raw] = []
+    more: dict[str, str] = {}
+    causes: dict[str, str] = {}
+    seen: set[bytes] = set()
+    ttl: float | None = None
+    scope = "public"
+    for server, page in zip(asked, pages, strict=True):
+        if isinstance(page, str):
+            causes[server.name] = page
+            continue
+        for item in items(page.get(member) or Raw(b"[]")):
+            if len(shown) >= MAX_ITEMS:
+                break
+            as_shown = show(x, server, members(item))
+            if as_shown is not None:
+                key = _identity(as_shown)
+                if key not in seen:  # the same name twice (a gateway that also has our server): the first one is it
+                    seen.add(key)
+                    shown.append(as_shown)
+        following = text(page.get("nextCursor"))
+        if following is not None:
+            more[server.name] = following
+        ttl = _lower(ttl, page.get("ttlMs"))
+        scope = "private" if page.get("cacheScope") != Raw(b'"public"') else scope
+    result: dict[str, Any] = {member: shown}
+    if more:
+        result["nextCursor"] = to_cursor(more)
+    if causes:
+        result["_meta"] = {UNAVAILABLE: causes}
+    if x.caller.era == "modern":
+        result |= {"resultType": "complete", "ttlMs": 0 if causes else int(ttl or 0), "cacheScope": scope if asked else "private"}
+    return m.result(x.request.id, result), causes
+
+
+async def _page(x: Exchange, server: Server, positions: dict[str, str] | None, ask: Ask, wait: float) -> Members | str:
+    """One server's page, or the cause why there is none."""
+    params = dict(x.request.params or {})
+    params.pop("cursor", None)
+    if positions is not None:
+        params["cursor"] = Raw(m.dumps(positions[server.name]))
+    try:
+        async with asyncio.timeout(wait):
+            response = await ask(x, server, x.request.with_params(params or None))
+    except TimeoutError:
+        return f"no answer in {wait:g} s; it may still be starting"
+    except BridgeError as error:
+        return str(error)
+    if response.error is not None:
+        error_members = members(response.error)
+        if bytes(error_members.get("code") or b"") == b"-32601":
+            return {}  # this server has no such list, which is no fault
+        return text(error_members.get("message")) or "it answered an error"
+    return members(response.result or b"{}")
+
+
+def _identity(item: Raw) -> bytes:
+    said = members(item)
+    return bytes(said.get("uri") or said.get("uriTemplate") or said.get("name") or item)
+
+
+def _lower(ttl: float | None, raw: Raw | None) -> float:
+    value = m.loads(raw) if raw is not None else 0
+    value = value if isinstance(value, (int, float)) else 0
+    return value if ttl is None else min(ttl, value)

@@ -1,0 +1,95 @@
+"""Who owns a resource URI when several servers stand behind one endpoint.
+
+    1. an alias of ours                 mcpbridge+<server>://<uri>
+    2. a URI that one server listed     that server
+    3. a template that fits             its server
+    4. a scheme only one server uses    that server
+    5. otherwise                        every server that has resources, in order, until one knows it
+
+URIs stay verbatim: they also occur inside content. Only a URI that an earlier server lists as well gets an alias.
+
+Source: mcp-eras section 4 (resources).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+
+MAX_URIS = 50_000
+MAX_TEMPLATE = 2048
+_PREFIX = "mcpbridge+"
+
+
+class Owners:
+    """What one endpoint learnt about its servers' resources. ``order``: server names as configured."""
+
+    def __init__(self, order: list[str]) -> None:
+        self._order = order
+        self._by_uri: OrderedDict[str, str] = OrderedDict()
+        self._templates: dict[str, tuple[str, re.Pattern[str]]] = {}
+        self._schemes: dict[str, set[str]] = {}
+        self._scheme_of = {_scheme(name): name for name in reversed(order)}
+        self._aliased: dict[str, set[str]] = {}  # server -> URIs shown under an alias
+
+    def listed(self, server: str, uri: str) -> str:
+        """A server listed a URI: the URI to show. The first configured server that has it keeps it as it is."""
+        self._schemes.setdefault(uri.partition(":")[0], set()).add(server)
+        holder = self._by_uri.get(uri)
+        if holder is None or holder == server or self._order.index(server) < self._order.index(holder):
+            self._by_uri[uri] = server
+            self._by_uri.move_to_end(uri)
+            if len(self._by_uri) > MAX_URIS:
+                self._by_uri.popitem(last=False)
+            self._aliased.get(server, set()).discard(uri)
+            return uri
+        self._aliased.setdefault(server, set()).add(uri)
+        return alias(server, uri)
+
+    def template(self, server: str, template: str) -> None:
+        """A server listed a URI template (RFC 6570, simple and path expansions)."""
+        if template not in self._templates and len(template) <= MAX_TEMPLATE and len(self._templates) < MAX_URIS:
+            self._templates[template] = (server, _pattern(template))
+            self._schemes.setdefault(template.partition(":")[0], set()).add(server)
+
+    def of(self, uri: str) -> tuple[str | None, str]:
+        """``(server or None, the server's own URI)``; None means: ask everyone."""
+        if uri.startswith(_PREFIX) and "://" in uri:
+            scheme, _, own = uri.partition("://")
+            server = self._scheme_of.get(scheme.lower())
+            if server is not None:
+                return server, own
+        if uri in self._by_uri:
+            return self._by_uri[uri], uri
+        if uri in self._templates:
+            return self._templates[uri][0], uri
+        for server, pattern in self._templates.values():
+            if pattern.fullmatch(uri):
+                return server, uri
+        users = self._schemes.get(uri.partition(":")[0], set())
+        return (next(iter(users)), uri) if len(users) == 1 else (None, uri)
+
+    def shown(self, server: str, uri: str) -> str:
+        """How this server's URI is shown to clients."""
+        return alias(server, uri) if uri in self._aliased.get(server, ()) else uri
+
+    def has_aliases(self, server: str) -> bool:
+        return bool(self._aliased.get(server))
+
+
+def alias(server: str, uri: str) -> str:
+    return f"{_scheme(server)}://{uri}"
+
+
+def _scheme(server: str) -> str:
+    """A URI scheme for a server: schemes are lower-case letters, digits, + - . only (RFC 3986 section 3.1)."""
+    return _PREFIX + "".join(c if c.isalnum() or c == "-" else f".{ord(c):02x}" for c in server.lower())
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """A linear pattern: each expression takes what has no delimiter of the next literal kind; `{+x}` and `{/x}` take slashes."""
+    parts = re.split(r"(\{[^{}]*\})", template)
+    pattern = "".join(
+        ("[^?#]*" if part[1:2] in ("+", "/", "#") else r"[^/?#]*") if part.startswith("{") else re.escape(part) for part in parts
+    )
+    return re.compile(pattern)
