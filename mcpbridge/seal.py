@@ -54,7 +54,7 @@ class Sealer:
         self._ciphers: dict[tuple[int, str], AESGCM] = {}
 
     def seal(self, purpose: str, payload: bytes, ttl: float) -> str:
-        """A URL-safe text of ``payload`` that opens for ``purpose`` during ``ttl`` seconds, 4/3 of its length + 64 characters."""
+        """A URL-safe text of ``payload`` that opens for ``purpose`` during ``ttl`` seconds, 4/3 of its length + 64."""
         head = _VERSION + self._key_ids()[0]
         nonce = os.urandom(_NONCE)
         expiry = int((self._clock() + ttl) * 1000).to_bytes(_EXPIRY, "big")

@@ -1,0 +1,320 @@
+"""Metrics: THE table of series, and the registry that holds their values.
+
+    code -> registry.counter(name, **labels) -> handle.inc()       bound once, then a few hundred nanoseconds per call
+    registry.collect(now) -> Readings  \\
+    readings of another worker         > merge -> admin.prometheus
+
+Label values come from closed sets or from the configuration, never from a request: a value outside a closed set counts as
+``other``, and so does every new combination once a series has MAX_SERIES of them. The registry has no clock of its own choice
+and knows no exposition format; what no code feeds has no row here.
+
+Source: contract section 5; reliability section 2, row 30.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from itertools import permutations, product
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from mcpbridge.observe.sketch import Window, add_up
+from mcpbridge.observe.snapshot import PROTOCOL_NAMES
+
+Kind = Literal["counter", "gauge", "summary", "histogram"]
+MAX_SERIES = 500
+OTHER = "other"
+HISTOGRAM_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds in seconds; a last bucket takes the rest."""
+
+STRATEGIES = ("cross_protocol", "protocol_specific", "least_conn", "round_robin", "weighted", "priority")
+_METHODS = ("GET", "POST", "DELETE")
+_STATES = ("active", "idle", "draining")
+_RESULTS = ("success", "failure")
+
+
+class Metric(NamedTuple):
+    """One series name. ``labels``: name -> closed set of values, or None for values of the configuration or a number.
+
+    ``merge`` says what several workers make together. ``start``: label values that exist, with 0, before anything happened.
+    """
+
+    name: str
+    kind: Kind
+    labels: dict[str, tuple[str, ...] | None]
+    help: str
+    merge: Literal["sum", "max", "min"] = "sum"
+    start: tuple[tuple[str, ...], ...] = ()
+
+
+def _rows() -> Iterable[Metric]:
+    yield Metric(
+        "mcp_gateway_connections_total",
+        "gauge",
+        {"protocol": PROTOCOL_NAMES, "state": _STATES},
+        "Open client connections.",
+        start=tuple(product(PROTOCOL_NAMES, _STATES)),
+    )
+    yield Metric(
+        "mcp_gateway_requests_total",
+        "counter",
+        {"method": _METHODS, "status": None, "protocol": PROTOCOL_NAMES},
+        "Finished JSON-RPC requests by HTTP method, HTTP status and frontend protocol.",
+    )
+    yield Metric(
+        "mcp_gateway_request_duration_seconds",
+        "summary",
+        {"protocol": PROTOCOL_NAMES},
+        "Time from the arrival of a request to its answer, quantiles over five minutes.",
+    )
+    yield Metric(
+        "mcp_gateway_request_duration_histogram_seconds",
+        "histogram",
+        {"protocol": PROTOCOL_NAMES},
+        "Time from the arrival of a request to its answer, for sums over replicas.",
+    )
+    yield Metric(
+        "mcp_gateway_load_balancer_requests_total",
+        "counter",
+        {"strategy": STRATEGIES, "selected_protocol": PROTOCOL_NAMES},
+        "Backends chosen, retries included, by strategy and backend protocol.",
+        start=tuple(product(STRATEGIES, PROTOCOL_NAMES)),
+    )
+    yield Metric(
+        "mcp_gateway_load_balancer_latency_seconds",
+        "summary",
+        {"backend_protocol": PROTOCOL_NAMES},
+        "Time of a call on the chosen backend, quantiles over five minutes.",
+    )
+    yield Metric(
+        "mcp_gateway_protocol_conversion_total",
+        "counter",
+        {"from": PROTOCOL_NAMES, "to": PROTOCOL_NAMES, "result": _RESULTS},
+        "Calls whose frontend and backend protocol differ.",
+        start=tuple((*pair, result) for pair in permutations(PROTOCOL_NAMES, 2) for result in _RESULTS),
+    )
+    yield Metric(
+        "mcp_gateway_protocol_conversion_duration_seconds",
+        "summary",
+        {"from": PROTOCOL_NAMES, "to": PROTOCOL_NAMES},
+        "Time spent in translation only, quantiles over five minutes.",
+    )
+    yield Metric(
+        "mcp_gateway_protocol_up",
+        "gauge",
+        {"protocol": PROTOCOL_NAMES},
+        "1 when the protocol is enabled and healthy.",
+        merge="max",
+    )
+    yield Metric(
+        "mcp_gateway_tls_cert_not_after_seconds",
+        "gauge",
+        {},
+        "End of validity of the loaded certificate, Unix time.",
+        merge="min",
+    )
+
+
+METRICS: dict[str, Metric] = {row.name: row for row in _rows()}
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """The value of one label combination. Which members are set depends on the kind of its metric.
+
+    ``value``: counter and gauge. ``count`` and ``sum`` since the start: summary and histogram. ``sketch``: buckets of the
+    window of a summary. ``buckets``: counts per bound of a histogram, not cumulative, one more than HISTOGRAM_BOUNDS.
+    """
+
+    labels: tuple[str, ...]
+    value: float = 0.0
+    count: int = 0
+    sum: float = 0.0
+    sketch: dict[int, int] = {}
+    buckets: tuple[int, ...] = ()
+
+
+Readings = dict[str, list[Reading]]
+"""Metric name -> readings: a plain value that travels between processes as JSON. Names without a reading are absent."""
+
+
+class Counter:
+    """Handle of one counter series."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def inc(self, amount: float = 1.0) -> None:
+        self.value += amount
+
+    def read(self, labels: tuple[str, ...], now: float) -> Reading:
+        return Reading(labels, value=self.value)
+
+
+class Gauge:
+    """Handle of one gauge series."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+    def inc(self, amount: float = 1.0) -> None:
+        self.value += amount
+
+    def read(self, labels: tuple[str, ...], now: float) -> Reading:
+        return Reading(labels, value=self.value)
+
+
+class Summary:
+    """Handle of one summary series; values in seconds."""
+
+    __slots__ = ("_clock", "_window", "count", "sum")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._window = Window()
+        self.count = 0
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.count += 1
+        self.sum += value
+        self._window.add(value, self._clock())
+
+    def read(self, labels: tuple[str, ...], now: float) -> Reading:
+        return Reading(labels, count=self.count, sum=self.sum, sketch=self._window.buckets(now))
+
+
+class Histogram:
+    """Handle of one histogram series; values in seconds."""
+
+    __slots__ = ("_counts", "sum")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(HISTOGRAM_BOUNDS) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.sum += value
+        self._counts[bisect_left(HISTOGRAM_BOUNDS, value)] += 1
+
+    def read(self, labels: tuple[str, ...], now: float) -> Reading:
+        return Reading(labels, count=sum(self._counts), sum=self.sum, buckets=tuple(self._counts))
+
+
+class Registry:
+    """All values of one process. Get a handle once with ``counter``, ``gauge``, ``summary`` or ``histogram`` and keep it.
+
+    ``clock`` gives seconds that never go back. An unknown name or label is a mistake in the program: KeyError.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._series: dict[str, dict[tuple[str, ...], Counter | Gauge | Summary | Histogram]] = {name: {} for name in METRICS}
+        for row in METRICS.values():
+            for values in row.start:
+                self._handle(row.kind, row.name, dict(zip(row.labels, values, strict=True)))
+
+    def counter(self, name: str, **labels: str) -> Counter:
+        """The handle of one counter series. ``from`` and other reserved words: ``**{"from": ...}``."""
+        handle = self._handle("counter", name, labels)
+        assert isinstance(handle, Counter)
+        return handle
+
+    def gauge(self, name: str, **labels: str) -> Gauge:
+        """The handle of one gauge series."""
+        handle = self._handle("gauge", name, labels)
+        assert isinstance(handle, Gauge)
+        return handle
+
+    def summary(self, name: str, **labels: str) -> Summary:
+        """The handle of one summary series."""
+        handle = self._handle("summary", name, labels)
+        assert isinstance(handle, Summary)
+        return handle
+
+    def histogram(self, name: str, **labels: str) -> Histogram:
+        """The handle of one histogram series."""
+        handle = self._handle("histogram", name, labels)
+        assert isinstance(handle, Histogram)
+        return handle
+
+    def inc(self, name: str, amount: float = 1.0, /, **labels: str) -> None:
+        """Count without a kept handle: for rare events."""
+        self.counter(name, **labels).inc(amount)
+
+    def set(self, name: str, value: float, /, **labels: str) -> None:
+        """Set a gauge without a kept handle."""
+        self.gauge(name, **labels).set(value)
+
+    def observe(self, name: str, value: float, /, **labels: str) -> None:
+        """Observe seconds without a kept handle: for rare events."""
+        self.summary(name, **labels).observe(value)
+
+    def collect(self) -> Readings:
+        """What was measured so far."""
+        now = self._clock()
+        return {
+            name: [handle.read(labels, now) for labels, handle in series.items()]
+            for name, series in self._series.items()
+            if series
+        }
+
+    def _handle(self, kind: Kind, name: str, labels: dict[str, str]) -> Counter | Gauge | Summary | Histogram:
+        row = METRICS[name]
+        if row.kind != kind or labels.keys() != row.labels.keys():
+            raise KeyError(f"{name} is a {row.kind} with the labels {', '.join(row.labels) or '(none)'}")
+        values = tuple(_bounded(labels[label], closed) for label, closed in row.labels.items())
+        series = self._series[name]
+        handle = series.get(values)
+        if handle is None:
+            if len(series) >= MAX_SERIES:
+                values = tuple(
+                    OTHER if closed is None else value for value, closed in zip(values, row.labels.values(), strict=True)
+                )
+                handle = series.get(values)
+            if handle is None:
+                handle = series[values] = self._new(kind)
+        return handle
+
+    def _new(self, kind: Kind) -> Counter | Gauge | Summary | Histogram:
+        if kind == "summary":
+            return Summary(self._clock)
+        return Histogram() if kind == "histogram" else Gauge() if kind == "gauge" else Counter()
+
+
+def _bounded(value: str, closed: tuple[str, ...] | None) -> str:
+    return value if closed is None or value in closed else OTHER
+
+
+def merge(parts: Sequence[Readings]) -> Readings:
+    """The readings of several workers as those of one program: counters add up, sketches too, gauges as their row says."""
+    merged: Readings = {}
+    for name, row in METRICS.items():
+        by_labels: dict[tuple[str, ...], list[Reading]] = {}
+        for part in parts:
+            for reading in part.get(name, []):
+                by_labels.setdefault(reading.labels, []).append(reading)
+        if by_labels:
+            merged[name] = [_merge(row, readings) for readings in by_labels.values()]
+    return merged
+
+
+def _merge(row: Metric, readings: list[Reading]) -> Reading:
+    values = [reading.value for reading in readings]
+    return Reading(
+        readings[0].labels,
+        value=sum(values) if row.merge == "sum" else max(values) if row.merge == "max" else min(values),
+        count=sum(reading.count for reading in readings),
+        sum=sum(reading.sum for reading in readings),
+        sketch=add_up(reading.sketch for reading in readings),
+        buckets=tuple(sum(column) for column in zip(*(reading.buckets for reading in readings), strict=True)),
+    )
