@@ -1,0 +1,39 @@
+"""How much of each repeated thing a tier of tests does. One table: the short and the long run are the same programs.
+
+T0 is the quick check, T1 what runs on every change, T2 the full run before a release. ``MCPBRIDGE_TIER`` chooses.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+
+class Count(NamedTuple):
+    """One row: the number in each tier."""
+
+    t0: int
+    t1: int
+    t2: int
+
+
+COUNTS = {
+    "examples": Count(40, 300, 5000),  # Hypothesis examples per property
+    "fuzz_seconds": Count(0, 10, 300),  # per fuzz target
+    "kill_cycles": Count(2, 10, 100),  # connect and kill a stdio child behind npx and sh wrappers
+    "mixed_calls": Count(500, 2000, 10000),  # calls of 50 clients that all count their ids from 1
+    "bench_rounds": Count(1, 1, 5),  # interleaved rounds of each benchmark
+}
+
+
+def tier() -> str:
+    """``t0``, ``t1`` or ``t2``; ``t0`` when nothing is said."""
+    value = os.environ.get("MCPBRIDGE_TIER", "T0").lower()
+    if value not in Count._fields:
+        raise ValueError(f"MCPBRIDGE_TIER={value!r} is none of T0, T1, T2")
+    return value
+
+
+def count(name: str) -> int:
+    """The number for ``name`` in this run's tier. Raises: KeyError for a name without a row."""
+    return int(getattr(COUNTS[name], tier()))
