@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from mcpbridge.wire.envelope import members, text
 from mcpbridge.wire.message import Members, Message, Notification, Request, Response
+from mcpbridge.wire.spec import CLIENT_CAPABILITIES, LOG_LEVEL, PROTOCOL_VERSION, name_of
 
 if TYPE_CHECKING:
     from mcpbridge.core.client_session import BackChannel, ClientSession
@@ -63,6 +65,21 @@ class View:
     version: str = ""
     capabilities: Members = field(default_factory=dict)  # what the client declared
     log_level: str | None = None
+
+
+def view_of(message: Message, era: Era) -> View:
+    """What policies see of a message. Modern clients say it in ``_meta``; a legacy client's session knows the rest."""
+    if isinstance(message, Response):
+        return View("(response)")
+    member = name_of(message.method)
+    view = View(message.method, text(message.param(member)) if member is not None else None)
+    if era == "modern":
+        view.version = text(message.meta.get(PROTOCOL_VERSION)) or ""
+        view.log_level = text(message.meta.get(LOG_LEVEL))
+        declared = message.meta.get(CLIENT_CAPABILITIES)
+        if declared is not None and bytes(declared)[:1] == b"{":
+            view.capabilities = members(declared)
+    return view
 
 
 class Reply(Protocol):

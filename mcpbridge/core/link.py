@@ -180,12 +180,15 @@ class Link:
             self._talk = fresh
             fresh.users += 1
             fresh.listeners.append(self)
-            if self._closed:
+            if self._is_over():
                 await self._leave(fresh)
                 raise BridgeError("session_unknown", "the session has ended", sent=False)
             if talk is not None:
                 await self._leave(talk)
             await self._replay(fresh)
+
+    def _is_over(self) -> bool:
+        return self._closed or self.session.closed
 
     async def _replay(self, talk: BackendSession) -> None:
         if self._wants_own and self.session.initialized is not None and not talk.is_initialized:

@@ -112,7 +112,7 @@ class Peer:
             return answered(response, request)
         except asyncio.CancelledError as cancelled:
             # `initialize` must never be cancelled (MCP cancellation); the answer, if it comes, finds no call and is dropped.
-            if not self._is_closed and request.method != "initialize" and not call.answer.done():
+            if not self._is_closed and request.method != "initialize" and call.answer.cancelled():
                 reason = cancelled.args[0] if cancelled.args else None
                 params = {"requestId": upstream_id} | ({"reason": reason} if isinstance(reason, str) else {})
                 self._try_send(m.notification("notifications/cancelled", params).encode())
@@ -157,8 +157,7 @@ class Peer:
             self._on_garbage(raw, error)
             return
         if isinstance(parsed, list):
-            error = BridgeError("invalid_request", "batches are not supported by this protocol version")
-            self._on_garbage(raw, error)
+            self._on_garbage(raw, BridgeError("invalid_request", "batches are not supported by this protocol version"))
             return
         self._on_parsed(parsed)
 
@@ -181,7 +180,7 @@ class Peer:
 
     def _on_notification(self, notification: Notification) -> None:
         if notification.method == "notifications/cancelled":
-            task = self._tasks.get(_plain(notification.param("requestId")))  # type: ignore[arg-type]
+            task = self._tasks.get(_plain(notification.param("requestId")))
             if task is not None:
                 task.cancel(_plain(notification.param("reason")))
             return

@@ -195,7 +195,10 @@ class Pool:
             del self._shared[session.key]
         self._freed.set()
         if isinstance(session.cause, BridgeError):
-            self._failed(session.cause)
+            self._last_failure = session.cause
+            if self._backoff is not None:
+                now = asyncio.get_running_loop().time()
+                self._not_before = now + self._backoff.crashed(now, random.random())
             self.backend.failed(session.cause)
 
     async def sweep(self, idle_timeout: float) -> None:

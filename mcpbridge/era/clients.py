@@ -174,8 +174,6 @@ class _Listen:
                 return
             except BridgeError as error:
                 _log.debug("listen stream lost", server=link.server.name, reason=str(error))
-            if self._stopped:
-                return
             await asyncio.sleep(pause)
             pause = min(pause * 2, MAX_RECONNECT)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from msgspec import Raw
@@ -28,7 +29,7 @@ from mcpbridge.errors import BridgeError
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import items, members, text
 from mcpbridge.wire.message import Members, Notification, Request, Response
-from mcpbridge.wire.spec import LEGACY, LIST_MEMBER, LOG_LEVELS, MODERN, SERVER_INFO
+from mcpbridge.wire.spec import LEGACY, LISTS, LOG_LEVELS, MODERN, SERVER_INFO
 
 Visible = Callable[[Caller, str, str, str], bool]
 """Whether a caller may see an item: caller, kind (tools, prompts, resources, resourceTemplates), server, its own name."""
@@ -71,8 +72,8 @@ class Endpoint:
             await self._tell(x, x.message)
             return None
         method = x.request.method
-        if method in LIST_MEMBER:
-            return await self._list(x, LIST_MEMBER[method])
+        if method in LISTS:
+            return await self._list(x, LISTS[method])
         if method == "tools/call":
             return await self._by_name(x, "tools")
         if method == "prompts/get":
@@ -121,7 +122,7 @@ class Endpoint:
         for server in self._servers:
             task = opening[server.name]
             if not task.done():
-                task.add_done_callback(lambda done, s=server: self._late(session, s, done))
+                task.add_done_callback(partial(self._late, session, server))
                 if not server.hello:
                     causes[server.name] = "it is still starting"
             elif (cause := task.result()) is not None:

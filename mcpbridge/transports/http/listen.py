@@ -10,7 +10,7 @@ Source: mcp-eras sections 1.2, 1.3 and 2; shared decision 3; contract 6.4 (statu
 from __future__ import annotations
 
 import asyncio
-from mcpbridge.core.exchange import Caller, Deadline, Exchange, Handler, NoReply, SessionOp, View
+from mcpbridge.core.exchange import Caller, Deadline, Exchange, Handler, NoReply, SessionOp, View, view_of
 from mcpbridge.core.server import Server
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import FAULTS, BridgeError, to_wire
@@ -18,9 +18,9 @@ from mcpbridge.observe.log import log
 from mcpbridge.transports.http.session import GENERAL, HttpSession, Stream, position
 from mcpbridge.transports.http1.server import HttpRequest, Responder
 from mcpbridge.wire import message as m
-from mcpbridge.wire.envelope import members, parse, text
-from mcpbridge.wire.message import Message, Notification, Request, Response
-from mcpbridge.wire.spec import CLIENT_CAPABILITIES, LOG_LEVEL, PROTOCOL_VERSION, classify, name_of
+from mcpbridge.wire.envelope import members, parse
+from mcpbridge.wire.message import Notification, Request, Response
+from mcpbridge.wire.spec import classify
 from mcpbridge.wire.sse import encode_event
 
 _log = log("http")
@@ -68,7 +68,7 @@ class HttpFrontend:
             await _refuse(responder, error.id, error, error.fault.status)
             return
         caller = Caller("http", era, request.peer, dict(request.headers.items()))
-        x = Exchange(message, _view(message, era), caller, _NOBODY, self._new_deadline(), target)
+        x = Exchange(message, view_of(message, era), caller, _NOBODY, self._new_deadline(), target)
         if era == "modern":
             await self._modern(x, responder)
         else:
@@ -273,21 +273,6 @@ class LegacyReply:
     def _session(self) -> HttpSession | None:
         back = self._x.session.back if self._x.session is not None else None
         return back if isinstance(back, HttpSession) else None
-
-
-def _view(message: Message, era: str) -> View:
-    """What policies see. Modern clients say it in ``_meta``; a legacy session adds its part later."""
-    if isinstance(message, Response):
-        return View("(response)")
-    member = name_of(message.method)
-    view = View(message.method, text(message.param(member)) if member is not None else None)
-    if era == "modern":
-        view.version = text(message.meta.get(PROTOCOL_VERSION)) or ""
-        view.log_level = text(message.meta.get(LOG_LEVEL))
-        declared = message.meta.get(CLIENT_CAPABILITIES)
-        if declared is not None and bytes(declared[:1]) == b"{":
-            view.capabilities = members(declared)
-    return view
 
 
 def _extra(x: Exchange) -> list[tuple[str, str]]:

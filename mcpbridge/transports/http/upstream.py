@@ -24,7 +24,8 @@ from mcpbridge.transports.http1.pool import HttpPool
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members, parse, text
 from mcpbridge.wire.message import Message, Notification, Request, RequestId, Response
-from mcpbridge.wire.spec import MODERN, PROTOCOL_VERSION, encode_header, name_of, retry_safe
+from mcpbridge.wire.headers import encode_header
+from mcpbridge.wire.spec import MODERN, PROTOCOL_VERSION, name_of, retry_safe
 from mcpbridge.wire.sse import SseParser
 
 _log = log("http")

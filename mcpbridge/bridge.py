@@ -1,0 +1,172 @@
+"""Bridge: the engine with its servers, as both wirings use it. Owns the task group, the servers, the sessions, the snapshot.
+
+    async with Bridge(...) as bridge:      # everything started inside ends with it
+        bridge.add(server)
+        front = bridge.front([...])
+
+Source: architecture sections 1 (one engine, two wirings) and 10.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Literal
+
+from mcpbridge import __version__
+from mcpbridge.core.aggregate.endpoint import Endpoint, Part, Visible
+from mcpbridge.core.backoff import Backoff
+from mcpbridge.core.client_session import ClientSessions
+from mcpbridge.core.exchange import Exchange, Handler, Policy
+from mcpbridge.core.forward import forward
+from mcpbridge.core.pipeline import compose
+from mcpbridge.core.ports import Dial
+from mcpbridge.core.pool import Pool
+from mcpbridge.core.route import call_backend, route
+from mcpbridge.core.server import Backend, Eras, Isolation, Observe, Server
+from mcpbridge.core.session import SessionStore
+from mcpbridge.errors import BridgeError
+from mcpbridge.observe.log import log
+from mcpbridge.observe.snapshot import Event
+from mcpbridge.policies.attempt import timeout
+from mcpbridge.wire.message import Notification, Response
+
+_log = log("bridge")
+SWEEP = 15.0  # seconds between looks at idle sessions and conversations
+IDLE_SHARED = 900.0  # seconds a shared conversation of a network server is kept without use
+
+
+class Bridge:
+    """See the module. ``start_timeout``: seconds a server may take to start and shake hands."""
+
+    def __init__(
+        self,
+        role: Literal["router", "gateway"],
+        store: SessionStore,
+        eras: Eras | None,
+        *,
+        start_timeout: float = 300.0,
+        max_attempts: int = 2,
+        list_wait: float = 3.0,
+        max_name: int = 48,
+        observe: Observe | None = None,
+    ) -> None:
+        self.role = role
+        self.instance = uuid.uuid4().hex[:12]
+        self.started = time.time()
+        self.servers: dict[str, Server] = {}
+        self.sessions = ClientSessions(store)
+        self.events: deque[Event] = deque(maxlen=200)
+        self.draining = asyncio.Event()
+        self._prefixes: dict[str, bool] = {}
+        self._eras = eras
+        self._start_timeout = start_timeout
+        self._max_attempts = max_attempts
+        self._list_wait = list_wait
+        self._max_name = max_name
+        self._observe = observe
+        self._group: asyncio.TaskGroup
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._exit = AsyncExitStack()
+        self._attempt: Handler = compose([timeout()], call_backend)
+        self.one: Handler = forward(self._attempt, max_attempts=max_attempts)
+
+    async def __aenter__(self) -> Bridge:
+        self._group = await self._exit.enter_async_context(asyncio.TaskGroup())
+        self.spawn(self._sweep())
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        """End every session, conversation and child, then whatever task is left. Bounded by what a child needs to be killed."""
+        try:
+            async with asyncio.timeout(10.0):
+                await asyncio.gather(*(session.close() for session in self.sessions), return_exceptions=True)
+                pools = [backend.pool for server in self.servers.values() for backend in server.backends]
+                await asyncio.gather(*(pool.close() for pool in pools), return_exceptions=True)
+        except TimeoutError:
+            _log.warn("some servers did not end in time; their processes are killed")
+        self._cancel_all()
+        await self._exit.__aexit__(None, None, None)  # the group's tasks are ours and cancelled: an error of the body stays itself
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task of the bridge; it ends with the bridge. An exception in it is logged and ends nothing else."""
+        task = self._group.create_task(_guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _cancel_all(self) -> None:
+        for task in list(self._tasks):
+            task.cancel("the bridge ends")
+
+    def add(
+        self,
+        name: str,
+        endpoints: Sequence[tuple[str, str, Dial]],
+        *,
+        isolation: Isolation = "principal",
+        limit: int = 20,
+        prefix: bool = True,
+        namespace: str = "default",
+    ) -> Server:
+        """Add a server; ``endpoints`` are ``(protocol, address for people, dial)``. ``limit``: most conversations of one backend."""
+        backends = []
+        for number, (protocol, address, dial) in enumerate(endpoints):
+            backend = Backend(
+                f"{name}/{number}", protocol, address, dial, self.spawn, observe=self._observe, eras=self._eras
+            )
+            is_child = protocol == "stdio"
+            backend.pool = Pool(
+                backend,
+                limit=limit if is_child else max(limit, 1000),
+                start_timeout=self._start_timeout,
+                backoff=Backoff() if is_child else None,
+            )
+            backends.append(backend)
+        server = self.servers[name] = Server(name, backends, namespace=namespace, isolation=isolation)
+        self._prefixes[name] = prefix
+        return server
+
+    def endpoint(self, visible: Visible = lambda *_: True) -> Endpoint:
+        """One endpoint over all servers."""
+        parts = [Part(server, self._prefixes[name]) for name, server in self.servers.items()]
+        return Endpoint(parts, self.one, wait=self._list_wait, max_name=self._max_name, visible=visible)
+
+    def front(self, policies: Sequence[Policy], many: Handler) -> Handler:
+        """The front ring around routing."""
+        return compose(list(policies), route(one=self.one, many=many))
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            await self.sessions.sweep()
+            for server in self.servers.values():
+                for backend in server.backends:
+                    if backend.protocol != "stdio":
+                        await backend.pool.sweep(IDLE_SHARED)
+
+
+async def _guarded(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except asyncio.CancelledError:
+        raise
+    except BridgeError as error:
+        _log.debug("background work failed", reason=str(error))
+    except Exception as error:
+        _log.error("background work failed inside the bridge", error=repr(error), exc_info=True)
+
+
+def refusing_while(draining: asyncio.Event) -> Policy:
+    """New requests are refused while the bridge drains; notifications and what is in flight go on."""
+
+    async def policy(x: Exchange, handler: Handler) -> Response | None:
+        if draining.is_set() and not isinstance(x.message, Notification):
+            raise BridgeError("draining", "this process is shutting down", sent=False)
+        return await handler(x)
+
+    return policy

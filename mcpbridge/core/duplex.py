@@ -1,0 +1,182 @@
+"""DuplexClient: a client at the other end of a duplex connection (stdio, later WebSocket and TCP), either era.
+
+    connection --> Peer --> DuplexClient.asked --> front ring
+                        <-- reply, questions, what belongs to no call
+
+The first request decides the era, by its body. Everything a legacy client sends after `initialize` waits for its answer, so
+that a whole conversation may be piped in at once.
+
+Source: mcp-eras sections 1.1 and 2; architecture section 6; contract cli.router.run, local.max_concurrent_requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from mcpbridge.core.client_session import ClientSession
+from mcpbridge.core.exchange import Caller, Deadline, Era, Exchange, Handler, NoReply, Principal, Reply, view_of
+from mcpbridge.core.peer import Peer
+from mcpbridge.core.ports import Connection
+from mcpbridge.core.server import Server
+from mcpbridge.core.tasks import Spawn
+from mcpbridge.errors import BridgeError
+from mcpbridge.wire.message import Notification, Request, Response
+from mcpbridge.wire.spec import classify
+
+_NO_REPLY = NoReply()
+
+
+class DuplexClient:
+    """One client connection. ``start`` it, then wait for ``finished``.
+
+    ``deadline``: seconds for a call. ``limit``: requests worked on at once; as many again wait in order, the next is refused.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        front: Handler,
+        target: Server | tuple[Server, ...],
+        spawn: Spawn,
+        *,
+        protocol: str,
+        deadline: float,
+        limit: int = 100,
+        address: str = "",
+        headers: Mapping[str, str] | None = None,
+        principal: Principal | None = None,
+    ) -> None:
+        self.peer = Peer(connection, self, spawn, client=True, name="client")
+        self._front = front
+        self._target = target
+        self._spawn = spawn
+        self._protocol = protocol
+        self._deadline = deadline
+        self._slots = asyncio.Semaphore(limit)
+        self._limit = limit
+        self._waiting = 0
+        self._address = address
+        self._headers = headers or {}
+        self._principal = principal
+        self._session: ClientSession | None = None
+        self._initializing: asyncio.Future[None] | None = None
+        self._broken: BaseException | None = None
+        self._ended = asyncio.Event()
+
+    def start(self) -> None:
+        self.peer.start()
+
+    @property
+    def session(self) -> ClientSession | None:
+        return self._session
+
+    async def finished(self, drain: float) -> BaseException | None:
+        """Wait until the client closed its side and every request it sent is answered, ``drain`` seconds at most.
+
+        Returns the cause when the connection broke, None after a clean end.
+        """
+        await self._ended.wait()
+        if self._broken is None:
+            try:
+                async with asyncio.timeout(drain):
+                    await self.peer.idle.wait()
+                    await self.peer.drain()
+            except TimeoutError:
+                self.peer.cancel_served("the client is gone and the time to answer is over")
+        return self._broken
+
+    # What the client says (Inbox of the Peer)
+
+    async def asked(self, request: Request) -> Response:
+        era = classify(request, None)
+        if era == "legacy" and self._initializing is not None and request.method != "initialize":
+            await asyncio.wait([self._initializing])
+        if self._waiting >= self._limit:
+            raise BridgeError("queue_full", f"{2 * self._limit} requests are in flight already", sent=False)
+        x = self._exchange(request, era, _DuplexReply(self.peer, era))
+        if request.method == "subscriptions/listen":
+            return await self._answer(x)  # lasts as long as its client: it must not hold a slot
+        queued = self._slots.locked()
+        self._waiting += queued
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= queued
+        try:
+            return await self._answer(x)
+        finally:
+            self._slots.release()
+
+    def notified(self, notification: Notification) -> None:
+        self._spawn(self._take(notification))
+
+    def closed(self, cause: BaseException | None) -> None:
+        if cause is not None:
+            self._broken = cause
+        self._ended.set()
+
+    # What the session says to the client (BackChannel)
+
+    def notify(self, notification: Notification) -> None:
+        self.peer.notify_now(notification)
+
+    async def ask(self, request: Request, reply: Reply) -> Response:
+        return await self.peer.call(request, reply)
+
+    def answered(self, response: Response) -> None:
+        return None  # the Peer correlates answers itself
+
+    def progressed(self, notification: Notification) -> bool:
+        return False  # likewise
+
+    def close(self) -> None:
+        return None  # the connection outlives its session; the wiring closes it
+
+    async def _answer(self, x: Exchange) -> Response:
+        if x.request.method == "initialize" and x.caller.era == "legacy" and self._session is None and self._initializing is None:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._initializing = done
+            x.open_back = lambda _record: self
+            try:
+                response = await self._front(x)
+                if response is not None and response.error is None:
+                    self._session = x.session
+            finally:
+                self._initializing = None
+                done.set_result(None)
+        else:
+            response = await self._front(x)
+        assert response is not None
+        return response
+
+    async def _take(self, notification: Notification) -> None:
+        if self._initializing is not None:
+            await asyncio.wait([self._initializing])
+        era: Era = "legacy" if self._session is not None else "modern"
+        try:
+            await self._front(self._exchange(notification, era, _NO_REPLY))
+        except BridgeError:
+            pass  # nobody waits for an answer; the front ring has logged it
+
+    def _exchange(self, message: Request | Notification, era: Era, reply: Reply) -> Exchange:
+        caller = Caller(self._protocol, era, self._address, self._headers, self._principal, connection=self)
+        deadline = Deadline(self._deadline, asyncio.get_running_loop().time())
+        session = self._session if era == "legacy" else None
+        return Exchange(message, view_of(message, era), caller, reply, deadline, self._target, session)
+
+
+class _DuplexReply:
+    """The way back over the same connection; a legacy client can be asked while it waits."""
+
+    __slots__ = ("_peer", "can_ask")
+
+    def __init__(self, peer: Peer, era: Era) -> None:
+        self._peer = peer
+        self.can_ask = era == "legacy"
+
+    def notify(self, notification: Notification) -> None:
+        self._peer.notify_now(notification)
+
+    async def ask(self, request: Request) -> Response:
+        return await self._peer.call(request, self)

@@ -1,0 +1,156 @@
+"""Plays a golden transcript through the real rings: a client and a server of text, the bridge between them.
+
+    C> {...}   the client sends            >S {...}   the server must receive
+    S> {...}   the server sends            >C {...}   the client must receive
+    # ...      a comment                   = now      the bridge closes (no line)
+
+Lines run in order. A received message must equal its line as JSON, member for member; `"@..."` values match any text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from mcpbridge.bridge import Bridge
+from mcpbridge.core.duplex import DuplexClient
+from mcpbridge.core.exchange import ANONYMOUS, Era, Exchange, Handler
+from mcpbridge.core.peer import Peer
+from mcpbridge.core.ports import Inbox, Upstream
+from mcpbridge.core.server import Eras
+from mcpbridge.policies.sessions import sessions
+from mcpbridge.policies.validate import validate
+from mcpbridge.stores.memory import MemoryStore
+
+WAIT = 5.0
+
+
+class Pipe:
+    """A Connection whose other end is the test."""
+
+    def __init__(self) -> None:
+        self.received: asyncio.Queue[bytes] = asyncio.Queue()
+        self.started = asyncio.Event()
+
+    def start(self, on_message: Any, on_close: Any) -> None:
+        self._on_message, self._on_close = on_message, on_close
+        self.started.set()
+
+    def send(self, data: bytes) -> None:
+        self.received.put_nowait(data)
+
+    async def drain(self) -> None:
+        return None
+
+    def pause(self) -> None:
+        return None
+
+    def resume(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
+    def feed(self, data: bytes) -> None:
+        self._on_message(data)
+
+    def end(self, cause: BaseException | None) -> None:
+        self._on_close(cause)
+
+
+class World:
+    """One client, any number of servers by name, and the bridge between them."""
+
+    def __init__(self, bridge: Bridge, client: Pipe, servers: dict[str, list[Pipe]]) -> None:
+        self.bridge = bridge
+        self.client = client
+        self.servers = servers
+
+    async def server(self, name: str, number: int = 0) -> Pipe:
+        """The ``number``-th conversation that the bridge opens with a server."""
+        async with asyncio.timeout(WAIT):
+            while len(self.servers[name]) <= number:
+                await asyncio.sleep(0)
+            await self.servers[name][number].started.wait()
+        return self.servers[name][number]
+
+
+async def receive(pipe: Pipe) -> Any:
+    async with asyncio.timeout(WAIT):
+        return json.loads(await pipe.received.get())
+
+
+def anonymous() -> Any:
+    async def policy(x: Exchange, handler: Handler) -> Any:
+        x.caller.principal = ANONYMOUS
+        return await handler(x)
+
+    return policy
+
+
+def start_world(bridge: Bridge, names: list[str], *, single: bool) -> World:
+    """Servers of pipes behind ``bridge`` and a duplex client in front; ``single``: one server shown as it is."""
+    pipes: dict[str, list[Pipe]] = {name: [] for name in names}
+
+    def dialer(name: str) -> Any:
+        async def dial(_era: Era, inbox: Inbox) -> Upstream:
+            pipe = Pipe()
+            peer = Peer(pipe, inbox, bridge.spawn, client=False, name=name)
+            peer.start()
+            pipes[name].append(pipe)
+            return peer
+
+        return dial
+
+    for name in names:
+        bridge.add(name, [("stdio", name, dialer(name))])
+    numbers = iter(range(1, 1000))
+    front = bridge.front([anonymous(), sessions(bridge.sessions, lambda _record: f"s{next(numbers)}"), validate()], bridge.endpoint())
+    target = bridge.servers[names[0]] if single else tuple(bridge.servers.values())
+    client = Pipe()
+    DuplexClient(client, front, target, bridge.spawn, protocol="stdio", deadline=WAIT).start()
+    return World(bridge, client, pipes)
+
+
+def new_bridge(eras: Eras | None, **options: Any) -> Bridge:
+    return Bridge("router", MemoryStore(), eras, start_timeout=WAIT, **options)
+
+
+def same(expected: Any, found: Any) -> bool:
+    """JSON equality in which an expected text that begins with "@" matches any text."""
+    if isinstance(expected, str) and expected.startswith("@"):
+        return isinstance(found, str)
+    if isinstance(expected, dict):
+        return isinstance(found, dict) and expected.keys() == found.keys() and all(same(expected[k], found[k]) for k in expected)
+    if isinstance(expected, list):
+        return isinstance(found, list) and len(expected) == len(found) and all(map(same, expected, found))
+    return type(expected) is type(found) and bool(expected == found)
+
+
+async def play(path: Path, eras: Eras | None) -> None:
+    """Play one transcript. Raises AssertionError naming the line."""
+    async with new_bridge(eras) as bridge:
+        world = start_world(bridge, ["server"], single=True)
+        conversation = 0
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            arrow, _, text = line.strip().partition(" ")
+            place = f"{path.name}:{number}"
+            if not arrow or arrow == "#":
+                continue
+            if arrow == "--":  # the bridge opens a further conversation with the server
+                conversation += 1
+            elif arrow == "C>":
+                world.client.feed(text.encode())
+            elif arrow == "S>":
+                (await world.server("server", conversation)).feed(text.encode())
+            else:
+                pipe = world.client if arrow == ">C" else await world.server("server", conversation)
+                try:
+                    found = await receive(pipe)
+                except TimeoutError:
+                    raise AssertionError(f"{place}: nothing came; expected {text}") from None
+                assert same(json.loads(text), found), f"{place}:\nexpected {text}\nfound    {json.dumps(found)}"
+        for name, pipe in (("client", world.client), ("server", (await world.server("server", conversation)))):
+            assert pipe.received.empty(), f"{path.name}: the {name} got more than the transcript says: {pipe.received.get_nowait()!r}"
