@@ -84,6 +84,14 @@ class BridgeError(Exception):
 
 
 def to_wire(error: BridgeError) -> dict[str, Any]:
-    """The JSON-RPC ``error`` member ``{code, message, data}`` for a client. Never holds tokens, tracebacks or addresses of ours."""
+    """The JSON-RPC ``error`` member ``{code, message, data}`` for a client. Never holds tokens or tracebacks."""
     data = {"reason": error.reason, "retryable": error.fault.retryable, **error.data}
     return {"code": error.fault.code, "message": str(error), "data": data}
+
+
+_ANSWER_STATUS = {fault.code: fault.status for fault in reversed(FAULTS.values()) if fault.code < 0}
+
+
+def status_of(code: int, *, legacy: bool) -> int:
+    """HTTP status of a JSON-RPC error that a server answered: legacy clients get it with 200, modern ones as MCP says."""
+    return 200 if legacy else _ANSWER_STATUS.get(code, 200)
