@@ -45,7 +45,7 @@ def sniff(first: bytes) -> Speech:
 
 def _sniff_tls(first: bytes) -> Speech:
     """Record type 22, version 3.x, any length, handshake type 1."""
-    if len(first) > 1 and first[1] != 3 or len(first) > 2 and first[2] > 4:
+    if (len(first) > 1 and first[1] != 3) or (len(first) > 2 and first[2] > 4):
         return "unknown"
     if len(first) < 6:
         return "more"

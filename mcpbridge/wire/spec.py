@@ -251,7 +251,7 @@ def _check_headers(request: Request, version: str, headers: Mapping[str, str]) -
         return  # no name to compare with: the server says what is wrong with the params
     found = headers.get("mcp-name")
     if found is None and member == "taskId":
-        return  # the tasks extension asks for it, released clients of it do not send it
+        return  # the rule of an extension; a call without it contradicts nothing
     try:
         agrees = found is not None and decode_header(found) == named
     except ValueError:
