@@ -20,16 +20,16 @@ _log = log("server_stderr")
 def dial(
     name: str,
     spawn: Spawn,
-    argv: Sequence[str],
+    argv: Callable[[], Sequence[str]],
     *,
     env: Callable[[], Mapping[str, str]] = dict,
     cwd: str | None = None,
     max_message: int = 10_485_760,
 ) -> Dial:
-    """How to reach server ``name`` by running ``argv`` without a shell. ``env`` is read at each start (it may hold secrets)."""
+    """How to reach server ``name`` by running ``argv`` without a shell. ``argv`` and ``env`` are read at each start (they may hold secrets)."""
 
     async def run(_era: Era, inbox: Inbox) -> Upstream:
-        child = await start_child(argv, env=env(), cwd=cwd, name=name, max_message=max_message, on_stderr=said)
+        child = await start_child(argv(), env=env(), cwd=cwd, name=name, max_message=max_message, on_stderr=said)
         peer = Peer(child, inbox, spawn, client=False, name=name)
         peer.start()
         return peer

@@ -224,8 +224,8 @@ class Guard:
             pass
 
     def members(self, family: Family) -> list[Process]:
-        """The living processes of a family, as far as they can be told from the others below the guard."""
-        return [process for process, owner in self.everybody() if owner is family and process.state != "Z"]
+        """The processes of a family that are not yet reaped, as far as they can be told from the others below the guard."""
+        return [process for process, owner in self.everybody() if owner is family]
 
     def everybody(self) -> list[tuple[Process, Family | None]]:
         me = os.getpid()
@@ -361,6 +361,7 @@ def main(descriptor: int) -> None:
     """Run until the bridge is gone and everything below has ended. ``descriptor`` is our end of the socket."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)  # only the end of the socket ends the guard
+    os.set_inheritable(descriptor, False)  # a child that held it would hide our death from the bridge
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
