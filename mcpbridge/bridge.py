@@ -18,15 +18,15 @@ from contextlib import AsyncExitStack
 from typing import Any, Literal
 
 from mcpbridge import __version__
-from mcpbridge.core.aggregate.endpoint import Endpoint, Part, Visible
+from mcpbridge.core.aggregate.endpoint import Endpoint, Part, Visible, announce
 from mcpbridge.core.backoff import Backoff
-from mcpbridge.core.client_session import ClientSessions
+from mcpbridge.core.client_session import ClientSession, ClientSessions
 from mcpbridge.core.exchange import Exchange, Handler, Policy
 from mcpbridge.core.forward import forward
 from mcpbridge.core.pipeline import compose
 from mcpbridge.core.ports import Dial
 from mcpbridge.core.pool import Pool
-from mcpbridge.core.route import call_backend, route
+from mcpbridge.core.route import call_backend, open_link, route
 from mcpbridge.core.server import Backend, Eras, Isolation, Observe, Server
 from mcpbridge.core.session import SessionStore
 from mcpbridge.errors import BridgeError
@@ -37,6 +37,8 @@ from mcpbridge.wire.message import Notification, Response
 
 _log = log("bridge")
 SWEEP = 15.0  # seconds between looks at idle sessions and conversations
+FIRST_CHECK = 1.0  # seconds after which a server that is not up is looked at again
+MAX_CHECK = 30.0
 IDLE_SHARED = 900.0  # seconds a shared conversation of a network server is kept without use
 
 
@@ -112,8 +114,10 @@ class Bridge:
         limit: int = 20,
         prefix: bool = True,
         namespace: str = "default",
+        idle_timeout: float = 0.0,
     ) -> Server:
-        """Add a server; ``endpoints`` are ``(protocol, address for people, dial)``. ``limit``: most conversations of one backend."""
+        """Add a server; ``endpoints`` are ``(protocol, address for people, dial)``. ``limit``: most conversations of one
+        backend. ``idle_timeout``: seconds an unused shared conversation is kept, 0 for the default of its kind."""
         backends = []
         for number, (protocol, address, dial) in enumerate(endpoints):
             backend = Backend(
@@ -125,7 +129,9 @@ class Bridge:
                 limit=limit if is_child else max(limit, 1000),
                 start_timeout=self._start_timeout,
                 backoff=Backoff() if is_child else None,
+                idle_timeout=idle_timeout or (0.0 if is_child else IDLE_SHARED),
             )
+            backend.on_turn = self._turned
             backends.append(backend)
         server = self.servers[name] = Server(name, backends, namespace=namespace, isolation=isolation)
         self._prefixes[name] = prefix
@@ -140,14 +146,49 @@ class Bridge:
         """The front ring around routing."""
         return compose(list(policies), route(one=self.one, many=many))
 
+    def watch(self) -> None:
+        """Look at every server now, and again while it is down: what is known before the first client comes is not waited for."""
+        for server in self.servers.values():
+            for backend in server.backends:
+                self.spawn(_keep_checking(backend))
+
+    def _turned(self, backend: Backend) -> None:
+        if backend.state == "ok":
+            for session in self.sessions:
+                if backend.server.name in session.missing and session.initialize is not None:
+                    self.spawn(self._join(session, backend))
+
+    async def _join(self, session: ClientSession, backend: Backend) -> None:
+        """A server that a session missed is back: link it and say so."""
+        assert session.initialize is not None
+        server = backend.server
+        if server.name not in session.links:
+            response = await open_link(session, backend, session.initialize, backend.pool.start_timeout)
+            if response.error is not None:
+                return
+        if session.missing.pop(server.name, None) is not None:
+            announce(session, server)
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
             await self.sessions.sweep()
             for server in self.servers.values():
                 for backend in server.backends:
-                    if backend.protocol != "stdio":
-                        await backend.pool.sweep(IDLE_SHARED)
+                    await backend.pool.sweep()
+
+
+async def _keep_checking(backend: Backend) -> None:
+    pause = FIRST_CHECK
+    while True:
+        if backend.state != "ok":
+            try:
+                await backend.check(backend.pool.start_timeout)
+                pause = FIRST_CHECK
+            except BridgeError as error:
+                _log.debug("server is not up", protocol=backend.protocol, server=backend.server.name, reason=str(error))
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, MAX_CHECK) if backend.state != "ok" else FIRST_CHECK
 
 
 async def _guarded(work: Coroutine[Any, Any, None]) -> None:

@@ -21,8 +21,8 @@ from mcpbridge.core.ports import Connection
 from mcpbridge.core.server import Server
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError
-from mcpbridge.wire.message import Notification, Request, Response
-from mcpbridge.wire.spec import classify
+from mcpbridge.wire.message import Notification, Request, Response, result
+from mcpbridge.wire.spec import SUBSCRIPTION_ID, classify
 
 _NO_REPLY = NoReply()
 
@@ -96,7 +96,7 @@ class DuplexClient:
             raise BridgeError("queue_full", f"{2 * self._limit} requests are in flight already", sent=False)
         x = self._exchange(request, era, _DuplexReply(self.peer, era))
         if request.method == "subscriptions/listen":
-            return await self._answer(x)  # lasts as long as its client: it must not hold a slot
+            return await self._listen(x)  # lasts as long as its client: it must not hold a slot
         queued = self._slots.locked()
         self._waiting += queued
         try:
@@ -132,6 +132,22 @@ class DuplexClient:
 
     def close(self) -> None:
         return None  # the connection outlives its session; the wiring closes it
+
+    async def _listen(self, x: Exchange) -> Response:
+        """A listen ends with the client's input: nobody will cancel it any more, and everything asked gets its answer."""
+        answer = asyncio.ensure_future(self._answer(x))
+        ended = asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait([answer, ended], return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            answer.cancel("the client closed its side")
+        except asyncio.CancelledError as cancelled:
+            answer.cancel(*cancelled.args)
+            raise
+        finally:
+            ended.cancel()
+        return result(x.request.id, {"resultType": "complete", "_meta": {SUBSCRIPTION_ID: x.request.id}})
 
     async def _answer(self, x: Exchange) -> Response:
         if x.request.method == "initialize" and x.caller.era == "legacy" and self._session is None and self._initializing is None:

@@ -104,10 +104,11 @@ class Pool:
     ``limit``: most conversations at once. ``start_timeout``: seconds for dial and handshake (an ``npx`` may install first).
     """
 
-    def __init__(self, backend: Backend, *, limit: int, start_timeout: float, backoff: Backoff | None) -> None:
+    def __init__(self, backend: Backend, *, limit: int, start_timeout: float, backoff: Backoff | None, idle_timeout: float = 0.0) -> None:
         self.backend = backend
         self.limit = limit
         self.start_timeout = start_timeout
+        self.idle_timeout = idle_timeout  # seconds; 0: shared conversations are kept
         self._backoff = backoff
         self._not_before = 0.0
         self._last_failure: BridgeError | None = None
@@ -201,10 +202,12 @@ class Pool:
                 self._not_before = now + self._backoff.crashed(now, random.random())
             self.backend.failed(session.cause)
 
-    async def sweep(self, idle_timeout: float) -> None:
-        """End shared conversations nobody used for ``idle_timeout`` seconds."""
+    async def sweep(self) -> None:
+        """End shared conversations nobody used for the idle timeout."""
+        if not self.idle_timeout:
+            return
         now = asyncio.get_running_loop().time()
-        for session in [s for s in self._live if s.owner is None and s.users == 0 and now - s.last_used > idle_timeout]:
+        for session in [s for s in self._live if s.owner is None and s.users == 0 and now - s.last_used > self.idle_timeout]:
             await session.close()
 
     async def _open(self, key: SessionKey, initialize: Request | None, owner: Inbox | None) -> BackendSession:

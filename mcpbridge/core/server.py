@@ -98,6 +98,7 @@ class Backend:
         self._active = 0
         self._observe = observe
         self._probing: asyncio.Future[None] | None = None
+        self.on_turn: Callable[[Backend], None] | None = None  # told when ``state`` changes
 
     @property
     def active(self) -> int:
@@ -146,7 +147,10 @@ class Backend:
             self.since = time.time()
             write = _log.info if state == "ok" else _log.warn
             write(f"backend {state}", protocol=self.protocol, server=self.server.name, backend=self.name, reason=reason)
+        changed = state != self.state
         self.state, self.reason = state, reason
+        if changed and self.on_turn is not None:
+            self.on_turn(self)
 
     async def era_for(self, wanted: Era, remaining: float) -> Era:
         """The era to speak with this backend for a client of era ``wanted``: the client's own whenever the server has it.
@@ -162,10 +166,15 @@ class Backend:
             return other
         if wanted == "legacy":
             return "legacy"
+        await self.check(remaining)
+        return "modern" if self.speaks.get("modern") else "legacy"
+
+    async def check(self, remaining: float) -> None:
+        """Ask the server what it is; once for all who wait. Raises BridgeError when it cannot be reached."""
+        assert self.eras is not None
         if self._probing is None or self._probing.done():
             self._probing = share(self.spawn, self._probe(self.eras))
         await wait_shared(self._probing, remaining, f"server {self.server.name!r} has not told its protocol version yet")
-        return "modern" if self.speaks.get("modern") else "legacy"
 
     async def _probe(self, eras: Eras) -> None:
         session = await self.pool.probe_session()
@@ -221,7 +230,7 @@ class Server:
         self.backends = backends
         self.isolation = isolation
         self.hello: dict[str, bytes] = {}  # era -> its newest InitializeResult or DiscoverResult, JSON
-        self._on_hello = on_hello
+        self.on_hello = on_hello  # told when ``hello`` changes
         for backend in backends:
             backend.server = self
 
@@ -229,8 +238,8 @@ class Server:
         """Keep what the server said of itself: the answer to the next client while the server is still starting."""
         if self.hello.get(era) != hello:
             self.hello[era] = hello
-            if self._on_hello is not None:
-                self._on_hello(self)
+            if self.on_hello is not None:
+                self.on_hello(self)
 
     def choose(self, x: Exchange, tried: set[Backend]) -> Backend:
         """The backend for this attempt. Raises BridgeError("no_backend") naming the server and every cause."""

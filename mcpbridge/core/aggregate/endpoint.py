@@ -43,6 +43,14 @@ class Part:
     prefix: bool = True
 
 
+def announce(session: ClientSession, server: Server) -> None:
+    """Tell a legacy client that a server came: whatever it lists is new."""
+    hello = server.hello.get("legacy") or server.hello.get("modern")
+    for kind in ("tools", "prompts", "resources"):
+        if kind in capabilities({server.name: hello}, legacy=True):
+            session.notified(server, m.notification(f"notifications/{kind}/list_changed"))
+
+
 class Endpoint:
     """Several servers as one. ``wait``: seconds a server that is not up may delay a list or an initialize.
 
@@ -160,10 +168,7 @@ class Endpoint:
             session.missing[server.name] = cause
             session.tell_missing(server.name)
             return
-        hello = server.hello.get("legacy") or server.hello.get("modern")
-        for kind in ("tools", "prompts", "resources"):
-            if kind in capabilities({server.name: hello}, legacy=True):
-                session.notified(server, m.notification(f"notifications/{kind}/list_changed"))
+        announce(session, server)
 
     async def _discover(self, x: Exchange) -> Response:
         answers = await asyncio.gather(*(self._discover_one(x, server) for server in self._servers))
@@ -350,6 +355,11 @@ class Endpoint:
         return Raw(m.join({**said, "uri": Raw(m.dumps(self._owners.shown(server.name, uri)))}))
 
     async def _ask(self, x: Exchange, server: Server, request: Request) -> Response:
-        response = await self._one(x.derive(request, server))
+        part = x.derive(request, server)
+        try:
+            response = await self._one(part)
+        finally:
+            x.backend = part.backend or x.backend
+            x.attempts += part.attempts
         assert response is not None
         return response

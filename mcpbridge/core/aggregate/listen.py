@@ -41,7 +41,8 @@ async def listen(x: Exchange, servers: list[Server], one: Handler, owner_of: Own
     async with asyncio.TaskGroup() as group:
         for ear in ears:
             group.create_task(ear.run())
-        await asyncio.wait([ear.acknowledged for ear in ears], timeout=ACKNOWLEDGE)
+        if ears:
+            await asyncio.wait([ear.acknowledged for ear in ears], timeout=ACKNOWLEDGE)
         # List changes are always honoured: the bridge itself tells when a server comes or goes.
         honoured: dict[str, Any] = dict(flags)
         subscribed = {uri for ear in ears if ear.acknowledged.done() for uri in ear.acknowledged.result()}
@@ -51,6 +52,7 @@ async def listen(x: Exchange, servers: list[Server], one: Handler, owner_of: Own
         x.reply.notify(note.with_meta({SUBSCRIPTION_ID: Raw(m.dumps(x.request.id))}))
         for ear in ears:
             ear.is_open = True
+        await asyncio.Event().wait()  # until the client ends it, whoever of the servers is there
     return m.result(x.request.id, {"resultType": "complete", "_meta": {SUBSCRIPTION_ID: x.request.id}})
 
 

@@ -1,0 +1,145 @@
+"""`POST /api/v1/execute`: one JSON-RPC message by itself, answered with where it went.
+
+    {"jsonrpc":"2.0","id":1,"method":"tools/list"}  ->  {..., "protocol_used":"stdio","backend":"git/0","attempts":1,"duration_ms":3.1}
+
+A message in the legacy dialect has no session here; a passing one that declares nothing stands in, one per principal.
+
+Source: contract section 2.3 (http.gateway.execute.*) and http.common.content-type.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+
+from msgspec import Raw
+
+from mcpbridge.core.client_session import ClientSession
+from mcpbridge.core.exchange import ANONYMOUS, Caller, Deadline, Exchange, Handler, NoReply, Policy, Reply, view_of
+from mcpbridge.core.server import Server
+from mcpbridge.core.session import Session
+from mcpbridge.core.tasks import Spawn
+from mcpbridge.errors import BridgeError, to_wire
+from mcpbridge.observe.snapshot import PROTOCOL_NAMES
+from mcpbridge.transports.http1.server import HttpRequest, Responder
+from mcpbridge.wire import message as m
+from mcpbridge.wire.envelope import parse
+from mcpbridge.wire.message import Notification, Request, Response
+from mcpbridge.wire.spec import NEWEST_LEGACY, classify
+
+_JSON = [("content-type", "application/json; charset=utf-8"), ("cache-control", "no-store")]
+_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
+MAX_PASSING = 1000  # principals whose passing session is kept
+_NOBODY = NoReply()
+
+
+class Execute:
+    """The endpoint and the policy that gives its exchanges their passing session (``policy`` stands after ``sessions``)."""
+
+    def __init__(self, spawn: Spawn, *, deadline: float) -> None:
+        self._spawn = spawn
+        self._deadline = deadline
+        self._passing: OrderedDict[str, ClientSession] = OrderedDict()
+        self.front: Handler  # set by the wiring once the ring stands
+
+    def policy(self) -> Policy:
+        async def policy(x: Exchange, handler: Handler) -> Response | None:
+            if x.caller.era == "legacy" and x.session is None and x.notes.get("passing"):
+                x.session = self._session((x.caller.principal or ANONYMOUS).key)
+            return await handler(x)
+
+        return policy
+
+    async def handle(self, request: HttpRequest, responder: Responder, target: Server | tuple[Server, ...]) -> None:
+        """Answer one POST. Never raises BridgeError."""
+        kind = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
+        started = time.perf_counter()
+        x: Exchange | None = None
+        status = 200
+        try:
+            if kind not in _TYPES:
+                status = 415
+                raise BridgeError("invalid_request", f"content type {kind!r}, application/json expected")
+            message = parse(request.body)
+            if not isinstance(message, (Request, Notification)):
+                raise BridgeError("invalid_request", "one JSON-RPC request or notification expected")
+            x = self._exchange(message, request, target)
+            response = await self.front(x)
+        except BridgeError as error:
+            status = status if status != 200 else error.fault.status
+            headers = [("www-authenticate", error.data.pop("challenge"))] if "challenge" in error.data else []
+            headers += [("retry-after", "1")] if status in (429, 503) else []
+            id = error.id if x is None else x.message.id if isinstance(x.message, Request) else None
+            body = m.error(id, to_wire(error))
+            await responder.respond(status, [*_JSON, *headers], _told(body, x, started))
+            return
+        if response is None:
+            await responder.respond(202)
+        else:
+            await responder.respond(200, _JSON, _told(response, x, started))
+
+    def _exchange(self, message: Request | Notification, request: HttpRequest, target: Server | tuple[Server, ...]) -> Exchange:
+        forced = request.headers.get("x-force-protocol")
+        if forced is not None and forced not in PROTOCOL_NAMES:
+            raise BridgeError("invalid_request", f"X-Force-Protocol: one of {', '.join(PROTOCOL_NAMES)}", id=_id(message))
+        era = classify(message)
+        caller = Caller("http", era, request.peer, dict(request.headers.items()))
+        deadline = Deadline(self._deadline, asyncio.get_running_loop().time())
+        x = Exchange(message, view_of(message, era), caller, _NOBODY, deadline, target, force_protocol=forced)
+        x.notes["passing"] = True
+        if message.method == "ping" and isinstance(target, tuple) and target:
+            x.target = min(target, key=lambda s: (all(b.state == "down" for b in s.backends), sum(b.active for b in s.backends)))
+        return x
+
+    def _session(self, principal: str) -> ClientSession:
+        session = self._passing.get(principal)
+        if session is None:
+            session = self._passing[principal] = ClientSession(Session("", principal, NEWEST_LEGACY), _NoBack())
+            session.initialize = m.request(
+                0,
+                "initialize",
+                {"protocolVersion": NEWEST_LEGACY, "capabilities": {}, "clientInfo": {"name": "mcpbridge-execute", "version": "1"}},
+            )
+            session.initialized = m.notification("notifications/initialized")
+            if len(self._passing) > MAX_PASSING:
+                _key, oldest = self._passing.popitem(last=False)
+                self._spawn(oldest.close())
+        self._passing.move_to_end(principal)
+        return session
+
+
+class _NoBack:
+    """Nobody hears what belongs to no call."""
+
+    def notify(self, notification: Notification) -> None:
+        return None
+
+    async def ask(self, request: Request, reply: Reply) -> Response:
+        raise BridgeError("unsupported_across_eras", "a caller of /execute cannot be asked", sent=False)
+
+    def answered(self, response: Response) -> None:
+        return None
+
+    def progressed(self, notification: Notification) -> bool:
+        return False
+
+    def close(self) -> None:
+        return None
+
+
+def _told(response: Response, x: Exchange | None, started: float) -> bytes:
+    """The response with where it went, at its top level."""
+    backend = x.backend if x is not None else None
+    extra = {
+        "protocol_used": backend.protocol if backend is not None else None,
+        "backend": backend.name if backend is not None else None,
+        "attempts": x.attempts if x is not None else 0,
+        "duration_ms": round((time.perf_counter() - started) * 1000, 3),
+    }
+    told = Response(response.id, response.result, response.error, b"", {**response.extra, **{k: Raw(m.dumps(v)) for k, v in extra.items()}})
+    return told.encode() + b"\n"
+
+
+def _id(message: Request | Notification) -> m.RequestId | None:
+    return message.id if isinstance(message, Request) else None

@@ -1,0 +1,239 @@
+"""The router's wiring: one client on stdin and stdout, servers behind it, a light ring between.
+
+    one server, ad hoc (`router -- CMD`, `router URL`)    shown as it is: names unchanged, straight path
+    a gateway alone                                        likewise
+    anything else                                          one endpoint; direct servers get `server__`, a gateway's names pass
+
+Source: issue "Router"; contract sections 1.1 (cli.router.*) and 3.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import sys
+import time
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit, urlunsplit
+
+from mcpbridge.bridge import Bridge
+from mcpbridge.config.load import Loaded
+from mcpbridge.config.router import RouterConfig
+from mcpbridge.config.sections import EndpointSpec, ServerSpec
+from mcpbridge.core.duplex import DuplexClient
+from mcpbridge.core.exchange import ANONYMOUS, Exchange, Handler, Policy
+from mcpbridge.core.route import open_link
+from mcpbridge.core.server import Server
+from mcpbridge.era import Crossings
+from mcpbridge.errors import BridgeError
+from mcpbridge.observe.log import configure, log
+from mcpbridge.policies.sessions import sessions
+from mcpbridge.policies.validate import validate
+from mcpbridge.stores.known import Known, identity
+from mcpbridge.stores.memory import MemoryStore
+from mcpbridge.transports.stdio.standard import open_standard
+from mcpbridge.wire import message as m
+from mcpbridge.wire.envelope import members
+from mcpbridge.wire.message import Request, Response
+from mcpbridge.wiring import Reach, kind_of, on_signals, run
+
+_log = log("router")
+INITIALIZE_WAIT = 3.0  # seconds an unknown server may delay initialize and lists
+CLOSE_TIME = 5.0  # seconds everything has to end after SIGTERM or a closed stdout
+PARENT_CHECK = 1.0  # seconds between looks whether the process that started us is still there
+
+
+def main(loaded: Loaded[RouterConfig]) -> int:
+    """Run until the client is gone; the exit status."""
+    config = loaded.config
+    configure(config.logging.level, config.logging.format, _log_stream(config.logging.output))
+    for warning in loaded.warnings:
+        _log.warn(str(warning))
+    return run(lambda: _serve(config))
+
+
+async def _serve(config: RouterConfig) -> int:
+    if sys.stdin is not None and sys.stdin.isatty():
+        print("mcpbridge router waits for MCP messages on stdin; see `mcpbridge router --help`", file=sys.stderr)
+    connection = open_standard()
+    stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    on_signals(lambda status: stop.done() or stop.set_result(status))
+    store = MemoryStore(idle_timeout=float("inf"))
+    bridge = Bridge(
+        "router",
+        store,
+        Crossings(),
+        start_timeout=max(config.local.request_timeout, 300.0),
+        list_wait=INITIALIZE_WAIT,
+        max_name=config.routing.max_name_length,
+    )
+    async with bridge:
+        direct = Reach(bridge)
+        gateway = Reach(bridge, dial_timeout=config.gateway.connection.timeout, tls=lambda: _gateway_tls(config))
+        target = _add_servers(config, bridge, direct, gateway)
+        policies = [_local(), sessions(bridge.sessions, lambda _record: "stdio"), validate()]
+        if isinstance(target, Server):
+            policies.append(prompt_initialize(target, INITIALIZE_WAIT))
+        client = DuplexClient(
+            connection,
+            bridge.front(policies, bridge.endpoint()),
+            target,
+            bridge.spawn,
+            protocol="stdio",
+            deadline=config.local.request_timeout,
+            limit=config.local.max_concurrent_requests,
+        )
+        client.start()
+        bridge.spawn(_watch_parent(stop))
+        finished = asyncio.ensure_future(client.finished(config.local.request_timeout))
+        await asyncio.wait([finished, stop], return_when=asyncio.FIRST_COMPLETED)
+        if stop.done():
+            finished.cancel()
+            status = stop.result()
+        else:
+            status = 0 if finished.result() is None else 74
+        if status == 0:
+            await connection.flush()
+        else:
+            client.peer.cancel_served("the router ends")
+        await direct.close()
+        await gateway.close()
+    return status
+
+
+def _add_servers(config: RouterConfig, bridge: Bridge, direct: Reach, gateway: Reach) -> Server | tuple[Server, ...]:
+    """All servers of the configuration, direct ones first; what the client sees: one server as it is, or all as one."""
+    known = Known(_state_directory() / "known.json")
+    for spec in config.servers:
+        prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(config.servers) > 1)
+        _remember(direct.add(spec, prefix=prefix), spec, known)
+    if config.gateway.url:
+        spec = _gateway_spec(config)
+        _remember(gateway.add(spec, prefix=False), spec, known)
+    servers = tuple(bridge.servers.values())
+    if not servers:
+        _log.warn("no server is configured; lists are empty", action="see `mcpbridge router --help`")
+    is_single = len(servers) == 1 and (bool(config.gateway.url) or config.routing.prefix != "always")
+    return servers[0] if is_single else servers
+
+
+def _gateway_spec(config: RouterConfig) -> ServerSpec:
+    from mcpbridge.secrets import gateway_token
+
+    parts = urlsplit(config.gateway.url)
+    url = urlunsplit(parts._replace(path="/mcp")) if parts.path in ("", "/") else config.gateway.url
+    token = gateway_token(config.gateway.auth) if config.gateway.auth.type == "bearer" else None
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    return ServerSpec(name="gateway", endpoints=(EndpointSpec(url=url, headers=headers, protocol="http"),))
+
+
+def _remember(server: Server, spec: ServerSpec, known: Known) -> None:
+    id = identity(spec.name, *(f"{kind_of(e)} {e.target} {' '.join(e.args)}" for e in spec.endpoints))
+    server.hello.update(known.of(id))
+    server.on_hello = lambda changed: known.keep(id, changed.hello)
+
+
+def prompt_initialize(server: Server, wait: float) -> Policy:
+    """Answer a legacy `initialize` of a single server at once from what it said last, or after ``wait`` seconds at most.
+
+    The server goes on starting; when it is up and says something else, or fails, the client is told.
+    """
+
+    async def policy(x: Exchange, handler: Handler) -> Response | None:
+        if x.caller.era != "legacy" or not isinstance(x.message, Request) or x.message.method != "initialize" or x.session is None:
+            return await handler(x)
+        request, session = x.message, x.session
+        known = _usable(server.hello, session.record.version)
+        backend = server.choose(x, set())
+        opening = asyncio.ensure_future(open_link(session, backend, request, backend.pool.start_timeout))
+        await asyncio.wait([opening], timeout=0.0 if known else wait)
+        if opening.done():
+            return opening.result()
+        said = known or m.dumps(
+            {
+                "protocolVersion": session.record.version,
+                "capabilities": {kind: {"listChanged": True} for kind in ("tools", "prompts", "resources")} | {"logging": {}},
+                "serverInfo": {"name": server.name, "version": "unknown"},
+                "instructions": f"Server {server.name!r} is still starting.",
+            }
+        )
+
+        def up(done: asyncio.Future[Response]) -> None:
+            if done.cancelled() or session.closed:
+                return
+            error = done.exception()
+            if error is not None or done.result().error is not None:
+                session.missing[server.name] = str(error) if error is not None else "it refused to initialize"
+                session.tell_missing(server.name)
+            elif bytes(done.result().result or b"") != said:
+                for kind in members(members(done.result().result or b"{}").get("capabilities") or b"{}"):
+                    if kind in ("tools", "prompts", "resources"):
+                        session.notified(server, m.notification(f"notifications/{kind}/list_changed"))
+
+        opening.add_done_callback(up)
+        return Response(request.id, m.Raw(said))
+
+    return policy
+
+
+def _usable(hello: dict[str, bytes], version: str) -> bytes | None:
+    """What the server said last, if it agreed to the same version then."""
+    said = hello.get("legacy")
+    if said is None or members(said).get("protocolVersion") != m.Raw(m.dumps(version)):
+        return None
+    return said
+
+
+def _local() -> Policy:
+    """Whoever started us is the one caller."""
+
+    async def policy(x: Exchange, handler: Handler) -> Response | None:
+        x.caller.principal = ANONYMOUS
+        started = time.perf_counter()
+        try:
+            return await handler(x)
+        except BridgeError as error:
+            _log.debug("refused", method=x.view.method, reason=error.reason, error=str(error))
+            raise
+        finally:
+            duration = round((time.perf_counter() - started) * 1000, 3)
+            _log.debug("message", protocol="stdio", method=x.view.method, name=x.view.name, duration_ms=duration)
+
+    return policy
+
+
+async def _watch_parent(stop: asyncio.Future[int]) -> None:
+    """An editor that was killed closes nothing that another process still holds: without it we have nobody to serve."""
+    if sys.platform == "win32":
+        return
+    parent = os.getppid()
+    while os.getppid() == parent:
+        await asyncio.sleep(PARENT_CHECK)
+    if not stop.done():
+        _log.info("the process that started the router is gone")
+        stop.set_result(143)
+
+
+def _state_directory() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "mcpbridge"
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "mcpbridge"
+
+
+def _log_stream(output: str) -> IO[str] | None:
+    """The log file, opened for appending; None for stderr."""
+    if output == "stderr":
+        return None
+    return open(os.path.expanduser(output), "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
+
+
+def _gateway_tls(config: RouterConfig) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=config.gateway.tls.ca_file or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if config.gateway.tls.min_version == "1.3" else ssl.TLSVersion.TLSv1_2
+    if not config.gateway.tls.verify:
+        _log.warn("gateway.tls.verify is false: anyone on the way can read and change what is sent to the gateway")
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

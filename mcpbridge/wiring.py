@@ -1,0 +1,162 @@
+"""What router and gateway wire alike: a configured server becomes backends with a way to reach each; the process around it.
+
+Source: architecture section 1 (one engine, two wirings); contract sections 1.1 and 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from mcpbridge.bridge import Bridge
+from mcpbridge.config.sections import EndpointSpec, ServerSpec
+from mcpbridge.core.ports import Dial
+from mcpbridge.core.server import Server
+from mcpbridge.observe.log import log
+from mcpbridge.secrets import resolve_endpoint
+from mcpbridge.transports.http.dial import dial as dial_http
+from mcpbridge.transports.http1.pool import HttpPool
+from mcpbridge.transports.stdio.dial import dial as dial_stdio
+
+_log = log("bridge")
+
+
+class Reach:
+    """How this process reaches servers: limits, and one connection pool per origin. Close it at the end."""
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        *,
+        max_message: int = 10_485_760,
+        max_response: int = 10_485_760,
+        pool_size: int = 100,
+        idle_timeout: float = 30.0,
+        max_lifetime: float = 300.0,
+        dial_timeout: float = 10.0,
+        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    ) -> None:
+        self._bridge = bridge
+        self._max_message = max_message
+        self._max_response = max_response
+        self._pool_size = pool_size
+        self._idle_timeout = idle_timeout
+        self._max_lifetime = max_lifetime
+        self._dial_timeout = dial_timeout
+        self._tls = tls
+        self._context: ssl.SSLContext | None = None
+        self.pools: dict[str, HttpPool] = {}
+
+    def add(self, spec: ServerSpec, *, prefix: bool = True) -> Server:
+        """Add a configured server to the bridge."""
+        endpoints = [(kind_of(e), e.target, self._dial(spec.name, e)) for e in spec.endpoints]
+        return self._bridge.add(
+            spec.name,
+            endpoints,
+            isolation=spec.isolation,
+            limit=spec.max_children,
+            prefix=prefix,
+            namespace=spec.namespace,
+            idle_timeout=spec.idle_timeout,
+        )
+
+    async def close(self) -> None:
+        for pool in self.pools.values():
+            await pool.close()
+
+    def _dial(self, name: str, endpoint: EndpointSpec) -> Dial:
+        if kind_of(endpoint) == "stdio":
+            return dial_stdio(
+                name,
+                self._bridge.spawn,
+                lambda: _argv(resolve_endpoint(endpoint)),
+                env=lambda: resolve_endpoint(endpoint).env,
+                cwd=endpoint.cwd or None,
+                max_message=self._max_message,
+            )
+        return dial_http(
+            name,
+            self._bridge.spawn,
+            self._pool(endpoint.url),
+            endpoint.url,
+            headers=lambda: _headers(resolve_endpoint(endpoint)),
+            max_response=self._max_response,
+        )
+
+    def _pool(self, url: str) -> HttpPool:
+        parts = urlsplit(url)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        if origin not in self.pools:
+            if parts.scheme == "https" and self._context is None:
+                self._context = self._tls()
+            self.pools[origin] = HttpPool(
+                origin,
+                ssl=self._context if parts.scheme == "https" else None,
+                max_size=self._pool_size,
+                idle_timeout=self._idle_timeout,
+                max_lifetime=self._max_lifetime,
+                dial_timeout=self._dial_timeout,
+            )
+        return self.pools[origin]
+
+
+def kind_of(endpoint: EndpointSpec) -> str:
+    """The protocol of an endpoint: a command is stdio, an address Streamable HTTP."""
+    if endpoint.protocol != "auto":
+        return endpoint.protocol
+    return "stdio" if endpoint.command else "http"
+
+
+def _argv(endpoint: EndpointSpec) -> list[str]:
+    return [endpoint.command, *endpoint.args]
+
+
+def _headers(endpoint: EndpointSpec) -> Mapping[str, str]:
+    headers = dict(endpoint.headers)
+    token = os.environ.get(endpoint.token_env, "") if endpoint.token_env else ""
+    if token:
+        headers["authorization"] = f"Bearer {token}"
+    return headers
+
+
+def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run an async main on uvloop where it exists; its exit status. Ctrl-C before the main listens is 130."""
+    with suppress(KeyboardInterrupt):
+        if sys.platform != "win32":
+            import uvloop
+
+            return uvloop.run(main())
+        return asyncio.run(main())
+    return 130
+
+
+def on_signals(stop: Callable[[int], None]) -> None:
+    """Call ``stop(exit status)`` on SIGTERM (143) and SIGINT (130)."""
+    loop = asyncio.get_running_loop()
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        try:
+            loop.add_signal_handler(number, stop, status)
+        except NotImplementedError:  # Windows loops have no signal handlers
+            signal.signal(number, lambda *_args, status=status: loop.call_soon_threadsafe(stop, status))
+
+
+def raise_fd_limit(needed: int) -> None:
+    """Raise the soft limit of open files to the hard one; warn when even that is below ``needed`` (contract cli.ulimit)."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft < needed:
+        _log.warn(f"at most {soft} files may be open; {needed} are needed for the configured connections", limit=soft, needed=needed)
