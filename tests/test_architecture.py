@@ -31,7 +31,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "workers": ("admin", *ROOMS, "core", "wire", *CELLAR),
     "cli": ("router", "gateway", "workers", "admin", *ROOMS, "core", "wire", *CELLAR, "tui"),
     "__main__": ("cli",),
-    "tui": ("config", "observe.snapshot", "admin.client", "secrets", "clients", "checks"),
+    "tui": ("config", "observe.snapshot", "admin.client", "admin.text", "secrets", "clients", "checks"),
 }
 #: third-party library -> the modules (and packages) that own it.
 OWNERS: dict[str, tuple[str, ...]] = {

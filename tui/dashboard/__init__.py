@@ -1,0 +1,1 @@
+"""The dashboard: screens that show a Snapshot and fetch nothing."""
