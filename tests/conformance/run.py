@@ -18,8 +18,8 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-import setup  # noqa: E402  (the installer knows where the suites are)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # as a script it runs from anywhere
+from tests.support import setup  # noqa: E402
 
 #: name on the command line -> alias of the installed package
 SUITES = {"0.1.16": "conformance-0.1", "0.2": "conformance-0.2"}

@@ -108,6 +108,20 @@ async def connect(options: argparse.Namespace, steps: list[Json], record: plan.R
     questions: Json = {
         "sampling_callback": on_sampling, "elicitation_callback": on_elicit, "list_roots_callback": on_roots,
     }
+    report: Json = {}
+    try:
+        await converse(options, steps, record, questions, on_message, report)
+    except BaseException:
+        # SDK 1.x raises when the server asks something in the moment the client closes; the plan is done by then.
+        if "steps" not in report:
+            raise
+    return report
+
+
+async def converse(
+    options: argparse.Namespace, steps: list[Json], record: plan.Record, questions: Json, on_message: Any, report: Json
+) -> None:
+    """Connect, carry out the plan and fill ``report``."""
     async with AsyncExitStack() as stack:
         if options.url:
             reader, writer, _ = await stack.enter_async_context(streamable_http_client(options.url))
@@ -122,10 +136,10 @@ async def connect(options: argparse.Namespace, steps: list[Json], record: plan.R
         )
         hello = await session.initialize()
         entries = await plan.carry_out(Ops(session), record, steps, describe)
-    return {
-        "protocol": hello.protocolVersion, "server": wire(hello.serverInfo), "capabilities": wire(hello.capabilities),
-        "instructions": hello.instructions, "steps": entries,
-    }
+        report.update(
+            protocol=hello.protocolVersion, server=wire(hello.serverInfo), capabilities=wire(hello.capabilities),
+            instructions=hello.instructions, steps=entries,
+        )
 
 
 if __name__ == "__main__":
