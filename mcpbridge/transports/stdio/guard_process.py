@@ -228,7 +228,9 @@ class Guard:
         return [process for process, owner in self.everybody() if owner is family]
 
     def everybody(self) -> list[tuple[Process, Family | None]]:
+        """All below the guard with whom they belong to. What hid too well belongs to the last family there is."""
         me = os.getpid()
+        last = next(iter(self.families.values())) if len(self.families) == 1 else None
         leaders = {family.pid: family for family in self.families.values()}
         owners: dict[int, Family | None] = {}
         result: list[tuple[Process, Family | None]] = []
@@ -236,7 +238,7 @@ class Guard:
             if process.parent != me:
                 owner = owners.get(process.parent)
             else:
-                owner = leaders.get(process.pid) or leaders.get(process.session) or self.remembered(process)
+                owner = leaders.get(process.pid) or leaders.get(process.session) or self.remembered(process) or last
             owners[process.pid] = owner
             if owner is not None:
                 owner.seen.add((process.pid, process.start))

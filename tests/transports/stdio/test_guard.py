@@ -20,7 +20,7 @@ CYCLES = count("kill_cycles")
 
 STUBBORN = "trap '' TERM INT HUP; while :; do sleep 0.05; done"
 ESCAPED = f'{sys.executable} -I -S -c "import os,time\nos.setsid()\nif os.fork(): os._exit(0)\nos.setsid()\ntime.sleep(60)"'
-GROUPED = f'{sys.executable} -I -S -c "import os,signal,time\nos.setpgid(0,0)\nsignal.signal(15,signal.SIG_IGN)\ntime.sleep(60)"'
+GROUPED = f'{sys.executable} -I -S -c "import os,signal as s,time\nos.setpgid(0,0)\ns.signal(15,s.SIG_IGN)\ntime.sleep(60)"'
 FAMILIES = {
     "a shell that waits for its server": "cat; true",
     "a server that ignores SIGTERM": f"echo up; {STUBBORN}",
