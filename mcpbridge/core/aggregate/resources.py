@@ -27,7 +27,7 @@ class Owners:
     def __init__(self, order: list[str]) -> None:
         self._order = order
         self._by_uri: OrderedDict[str, str] = OrderedDict()
-        self._templates: dict[str, tuple[str, re.Pattern[str]]] = {}
+        self._templates: dict[str, tuple[str, _Template]] = {}
         self._schemes: dict[str, set[str]] = {}
         self._scheme_of = {_scheme(name): name for name in reversed(order)}
         self._aliased: dict[str, set[str]] = {}  # server -> URIs shown under an alias
@@ -49,7 +49,7 @@ class Owners:
     def template(self, server: str, template: str) -> None:
         """A server listed a URI template (RFC 6570, simple and path expansions)."""
         if template not in self._templates and len(template) <= MAX_TEMPLATE and len(self._templates) < MAX_URIS:
-            self._templates[template] = (server, _pattern(template))
+            self._templates[template] = (server, _Template(template))
             self._schemes.setdefault(template.partition(":")[0], set()).add(server)
 
     def of(self, uri: str) -> tuple[str | None, str]:
@@ -64,7 +64,7 @@ class Owners:
         if uri in self._templates:
             return self._templates[uri][0], uri
         for server, pattern in self._templates.values():
-            if pattern.fullmatch(uri):
+            if pattern.fits(uri):
                 return server, uri
         users = self._schemes.get(uri.partition(":")[0], set())
         return (next(iter(users)), uri) if len(users) == 1 else (None, uri)
@@ -86,10 +86,40 @@ def _scheme(server: str) -> str:
     return _PREFIX + "".join(c if c.isalnum() or c == "-" else f".{ord(c):02x}" for c in server.lower())
 
 
-def _pattern(template: str) -> re.Pattern[str]:
-    """A linear pattern: each expression takes what has no delimiter of the next literal kind; `{+x}` and `{/x}` take slashes."""
-    parts = re.split(r"(\{[^{}]*\})", template)
-    pattern = "".join(
-        ("[^?#]*" if part[1:2] in ("+", "/", "#") else r"[^/?#]*") if part.startswith("{") else re.escape(part) for part in parts
-    )
-    return re.compile(pattern)
+class _Template:
+    """The literals of a URI template and, between each two, whether the gap may hold slashes (`{+x}`, `{/x}`, `{#x}`).
+
+    Matching finds each literal at its first place after the one before: linear in the URI, whatever the template.
+    """
+
+    __slots__ = ("_gaps", "_literals")
+
+    def __init__(self, template: str) -> None:
+        parts = re.split(r"(\{[^{}]*\})", template)
+        self._literals = [parts[0]]
+        self._gaps: list[bool] = []
+        for expression, literal in zip(parts[1::2], parts[2::2], strict=True):
+            takes_slashes = expression[1:2] in ("+", "/", "#")
+            if self._gaps and not self._literals[-1]:  # two expressions side by side are one gap
+                self._gaps[-1] |= takes_slashes
+                self._literals[-1] = literal
+            else:
+                self._gaps.append(takes_slashes)
+                self._literals.append(literal)
+
+    def fits(self, uri: str) -> bool:
+        """Whether the URI may come from the template."""
+        first, *rest = self._literals
+        if not uri.startswith(first):
+            return False
+        at = len(first)
+        for number, (takes_slashes, literal) in enumerate(zip(self._gaps, rest, strict=True), 1):
+            is_last = number == len(rest)
+            if is_last:
+                found = len(uri) - len(literal) if uri.endswith(literal) else -1
+            else:
+                found = uri.find(literal, at)
+            if found < at or any(c in uri[at:found] for c in ("?#" if takes_slashes else "/?#")):
+                return False
+            at = found + len(literal)
+        return at == len(uri)

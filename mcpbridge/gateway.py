@@ -1,0 +1,305 @@
+"""The gateway's wiring: HTTP faces in front, the full ring, servers behind, the management listener beside.
+
+    server.port     /mcp  /mcp/{server}  POST /api/v1/execute   and every view
+    metrics.endpoint  /metrics, /health*, GET /api/v1/*
+
+Source: issue "Gateway"; contract sections 1.1 (cli.gateway.run), 2 and 3.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from hashlib import sha256
+from os import urandom
+
+from mcpbridge.admin.app import App
+from mcpbridge.bridge import Bridge, refusing_while
+from mcpbridge.config.gateway import GatewayConfig, is_loopback
+from mcpbridge.config.load import Loaded
+from mcpbridge.core.server import Server
+from mcpbridge.core.session import Session
+from mcpbridge.era import Crossings
+from mcpbridge.execute import Execute
+from mcpbridge.observe.log import configure, log
+from mcpbridge.observe.metrics import Registry
+from mcpbridge.observe.snapshot import ConfigStatus, Frontend, Snapshot, timestamp
+from mcpbridge.policies.access_log import access_log
+from mcpbridge.policies.auth import StaticToken, Verify, authenticate, bearer
+from mcpbridge.policies.authorize import authorize
+from mcpbridge.policies.hosts import LOOPBACK, host_rules, refusal
+from mcpbridge.policies.jwt import JwtKeys
+from mcpbridge.policies.sessions import sessions
+from mcpbridge.policies.validate import validate
+from mcpbridge.seal import Sealer, derive_key, random_secret
+from mcpbridge.status import Status
+from mcpbridge.stores.memory import MemoryStore
+from mcpbridge.transports.http.listen import HttpFrontend
+from mcpbridge.transports.http1.server import HttpRequest, HttpServer, Responder
+from mcpbridge.wiring import Reach, kind_of, on_signals, raise_fd_limit, run
+
+_log = log("gateway")
+SNAPSHOT_AGE = 1.0  # seconds a snapshot is served before a new one is made (contract http.status)
+API = "/api/v1"
+BASE_HEADERS = (
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("x-xss-protection", "0"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("referrer-policy", "no-referrer"),
+)
+TLS_HEADERS = (("strict-transport-security", "max-age=31536000; includeSubDomains"),)
+
+
+def main(loaded: Loaded[GatewayConfig]) -> int:
+    """Serve until SIGTERM; the exit status: 0 when everything in flight was finished, 143 when it was cut off."""
+    config = loaded.config
+    configure(config.logging.level, config.logging.format)
+    for warning in loaded.warnings:
+        _log.warn(str(warning))
+    raise_fd_limit(2 * config.server.max_connections + 256)
+    return run(lambda: Gateway(loaded).serve())
+
+
+class Gateway:
+    """One gateway process."""
+
+    def __init__(self, loaded: Loaded[GatewayConfig]) -> None:
+        self._loaded = loaded
+        self._config = loaded.config
+        self._registry = Registry()
+        self._status = Status(self._registry)
+        self._last: tuple[float, Snapshot] | None = None
+        self._ready = False
+        self._frontends: dict[str, Frontend] = {}
+        self._not_after: float | None = None
+
+    async def serve(self) -> int:
+        """Listen, serve, drain."""
+        config = self._config
+        stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        now: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def signalled(status: int) -> None:
+            """The first signal drains, the second ends at once."""
+            for future in (stop, now):
+                if not future.done():
+                    future.set_result(status)
+                    return
+
+        on_signals(signalled)
+        store = MemoryStore(
+            idle_timeout=min(config.sessions.ttl, config.sessions.max_idle),
+            max_total=config.sessions.max_total,
+            max_per_principal=config.sessions.max_per_principal,
+        )
+        bridge = Bridge(
+            "gateway",
+            store,
+            Crossings(),
+            max_attempts=config.routing.max_attempts,
+            max_name=config.routing.max_name_length,
+            observe=self._status.attempted,
+        )
+        async with bridge:
+            reach = self._add_servers(bridge)
+            verify = self._verify()
+            sealer = Sealer(self._seal_keys())
+            execute = Execute(bridge.spawn, deadline=config.routing.request_timeout)
+            endpoint = bridge.endpoint()
+            front = bridge.front(
+                [
+                    access_log(self._registry),  # outermost: sees every outcome, also refusals
+                    self._status.policy(),  # rates and latencies of what the access log counts
+                    refusing_while(bridge.draining),  # before work is begun
+                    authenticate(verify),  # sets caller.principal
+                    sessions(bridge.sessions, lambda record: _mint(sealer, record, bridge.instance, config.sessions.ttl)),
+                    execute.policy(),  # needs the principal
+                    validate(),  # what the protocol version asks of a request
+                    authorize(),  # needs the method
+                ],
+                endpoint,
+            )
+            execute.front = front
+            self._app = App(
+                lambda: self._snapshot(bridge, store.kind),
+                self._registry,
+                verify=verify,
+                read_access=config.admin.read_access,
+                metrics_path=config.metrics.path if config.metrics.enabled else None,
+            )
+            faces = _Faces(self, bridge, HttpFrontend(front, bridge.spawn, deadline=config.routing.request_timeout), execute)
+            public, management = self._servers(faces)
+            await self._listen(public, management)
+            bridge.watch()
+            self._ready = True
+            names = ", ".join(bridge.servers) or "none"
+            _log.info("gateway ready", servers=names, config=self._loaded.path, **{n: f.address for n, f in self._frontends.items()})
+            status = await stop
+            _log.info("draining", in_flight_limit_s=config.server.drain_timeout)
+            bridge.draining.set()
+            public.stop_accepting()
+            draining = asyncio.ensure_future(public.drain(config.server.drain_timeout))
+            await asyncio.wait([draining, now], return_when=asyncio.FIRST_COMPLETED)
+            is_clean = draining.done() and draining.result()
+            draining.cancel()
+            await public.close()
+            await management.close()
+            await reach.close()
+        return 0 if is_clean else status
+
+    # Wiring
+
+    def _add_servers(self, bridge: Bridge) -> Reach:
+        config = self._config
+        pool = config.connection.pool
+        reach = Reach(
+            bridge,
+            max_message=config.server.security.max_message_size,
+            max_response=config.backends.max_response_size,
+            pool_size=pool.max_size,
+            idle_timeout=pool.idle_timeout,
+            max_lifetime=pool.max_lifetime,
+            dial_timeout=min(pool.dial_timeout, config.backends.http.timeout),
+        )
+        enabled = {"stdio": config.backends.stdio.enabled, "http": config.backends.http.enabled}
+        prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(config.servers) != 1)
+        for spec in config.servers:
+            if all(enabled[kind_of(endpoint)] for endpoint in spec.endpoints):
+                reach.add(spec, prefix=prefix)
+            else:
+                _log.warn("server left out: its protocol is switched off", server=spec.name)
+        return reach
+
+    def _verify(self) -> Verify | None:
+        auth = self._config.auth
+        if auth.type == "none":
+            return None
+        tokens = [StaticToken(t.name, t.token, frozenset(t.scopes)) for t in auth.static_tokens]
+        return bearer(tokens, jwt_keys(self._config), max_token_length=auth.max_token_length)
+
+    def _seal_keys(self) -> list[bytes]:
+        """Configured keys, else one derived from the JWT secret, else a random one: this process alone opens its seals."""
+        config = self._config
+        if config.sessions.seal_keys:
+            return [key.encode() for key in config.sessions.seal_keys]
+        if config.auth.jwt.secret:
+            return [derive_key(config.auth.jwt.secret.encode(), "seal")]
+        return [random_secret()]
+
+    def _servers(self, faces: _Faces) -> tuple[HttpServer, HttpServer]:
+        config = self._config.server
+        public = HttpServer(
+            faces.public,
+            max_header=config.security.max_header_size,
+            max_body=config.security.max_request_size,
+            max_connections=config.max_connections,
+            max_connections_per_ip=config.max_connections_per_ip,
+            base_headers=BASE_HEADERS,
+            tls_headers=TLS_HEADERS,
+        )
+        return public, HttpServer(faces.management, base_headers=BASE_HEADERS, max_connections=200)
+
+    async def _listen(self, public: HttpServer, management: HttpServer) -> None:
+        config = self._config
+        context = self._tls()
+        host, port = await public.start(config.server.host, config.server.port, context)
+        scheme = "https" if context is not None else "http"
+        self._frontends["http"] = Frontend(True, f"{scheme}://{_host(host)}:{port}")
+        self._public = public
+        _log.info("listening", protocol="http", address=self._frontends["http"].address)
+        endpoint = config.metrics.endpoint
+        m_host, _, m_port = endpoint.rpartition(":")
+        try:
+            bound = await management.start(m_host.strip("[]") or "127.0.0.1", int(m_port))
+            _log.info("management listening", protocol="none", address=f"http://{_host(bound[0])}:{bound[1]}")
+        except OSError as error:
+            if "metrics.endpoint" in self._explicit():
+                raise
+            _log.warn("the management listener is not open; metrics and health are on the public port only", error=str(error))
+
+    def _explicit(self) -> set[str]:
+        return {key for key, origin in self._loaded.origins.items() if origin.kind != "default"}
+
+    def _tls(self) -> ssl.SSLContext | None:
+        tls = self._config.server.tls
+        if not tls.enabled:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.min_version == "1.3" else ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+        return context
+
+    def _snapshot(self, bridge: Bridge, store: str) -> Snapshot:
+        now = time.monotonic()
+        if self._last is None or now - self._last[0] >= SNAPSHOT_AGE:
+            frontends = {
+                name: Frontend(f.listening and not bridge.draining.is_set(), f.address, self._public.connections)
+                for name, f in self._frontends.items()
+            }
+            config = ConfigStatus(self._loaded.path, timestamp(bridge.started), None)
+            snapshot = self._status.snapshot(
+                bridge, frontends, store=store, ready=self._ready, config=config, not_after=self._not_after
+            )
+            self._last = (now, snapshot)
+        return self._last[1]
+
+
+class _Faces:
+    """Paths to handlers, behind the Host and Origin rules that every face shares."""
+
+    def __init__(self, gateway: Gateway, bridge: Bridge, mcp: HttpFrontend, execute: Execute) -> None:
+        config = gateway._config
+        self._gateway = gateway
+        self._bridge = bridge
+        self._mcp = mcp
+        self._execute = execute
+        hosts = config.server.allowed_hosts or (LOOPBACK if is_loopback(config.server.host) else ())
+        self._rules = host_rules(hosts, config.server.allowed_origins, bind=config.server.host)
+        self._local = host_rules(LOOPBACK, config.server.allowed_origins)
+        prefix = config.routing.prefix
+        servers = tuple(bridge.servers.values())
+        self._all: Server | tuple[Server, ...] = servers[0] if len(servers) == 1 and prefix != "always" else servers
+
+    async def public(self, request: HttpRequest, responder: Responder) -> None:
+        refused = refusal(self._rules, request.headers.get("host"), request.headers.get("origin"))
+        if refused is not None:
+            await self._gateway._app.refuse(responder, refused.status, refused.text)
+            return
+        path = request.path
+        if path in ("/mcp", f"{API}/mcp"):
+            await self._mcp.handle(request, responder, self._all)
+        elif path.startswith("/mcp/") and path[5:] in self._bridge.servers:
+            await self._mcp.handle(request, responder, self._bridge.servers[path[5:]])
+        elif path == f"{API}/execute" and request.method == "POST":
+            await self._execute.handle(request, responder, self._all)
+        else:
+            await self._gateway._app.handle(request, responder, metrics=False)
+
+    async def management(self, request: HttpRequest, responder: Responder) -> None:
+        is_get = request.method in ("GET", "HEAD")
+        refused = refusal(self._local, request.headers.get("host"), request.headers.get("origin"), check_host=not is_get)
+        if refused is not None:
+            await self._gateway._app.refuse(responder, refused.status, refused.text)
+            return
+        await self._gateway._app.handle(request, responder, metrics=True)
+
+
+def jwt_keys(config: GatewayConfig) -> JwtKeys | None:
+    """The keys of signed tokens; None without a secret."""
+    jwt = config.auth.jwt
+    if not jwt.secret:
+        return None
+    names = {key: value for key, value in (("issuer", jwt.issuer), ("audience", jwt.audience)) if value}
+    return JwtKeys((jwt.secret.encode(),), leeway=jwt.leeway, **names)
+
+
+def _mint(sealer: Sealer, record: Session, instance: str, ttl: float) -> str:
+    """A session id: a seal that says whose and where the session is (decision 5). It locates; the token authorizes."""
+    payload = b"1" + sha256(record.principal.encode()).digest()[:16] + bytes.fromhex(instance) + urandom(16)
+    return sealer.seal("session", payload, ttl)
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,174 @@
+"""Several servers behind one endpoint, through the real rings: each test is a client's view."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mcpbridge.era import Crossings
+from tests.golden.player import World, new_bridge, receive, start_world
+
+MODERN = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
+TOOL = {"name": "t", "inputSchema": {"type": "object"}}
+
+
+def send(world: World, message: dict[str, Any]) -> None:
+    world.client.feed(json.dumps({"jsonrpc": "2.0", **message}).encode())
+
+
+async def answer(world: World, server: str, method: str, result: Any, number: int = 0, error: Any = None) -> dict[str, Any]:
+    """Wait until the server is asked ``method`` and answer it; notifications in between are skipped."""
+    pipe = await world.server(server, number)
+    while True:
+        asked = await receive(pipe)
+        if "id" in asked:
+            break
+    assert asked["method"] == method, asked
+    reply = {"jsonrpc": "2.0", "id": asked["id"], **({"error": error} if error else {"result": result})}
+    pipe.feed(json.dumps(reply).encode())
+    return asked
+
+
+def hello(**capabilities: Any) -> dict[str, Any]:
+    return {"protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": {"name": "x", "version": "1"}}
+
+
+async def initialized(world: World, **capabilities: dict[str, Any]) -> dict[str, Any]:
+    """Initialize a legacy client; each server answers with its capabilities. The client's InitializeResult."""
+    params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+    send(world, {"id": 0, "method": "initialize", "params": params})
+    for name, offered in capabilities.items():
+        await answer(world, name, "initialize", hello(**offered) | {"instructions": f"I am {name}"})
+    found: dict[str, Any] = (await receive(world.client))["result"]
+    send(world, {"method": "notifications/initialized"})
+    return found
+
+
+async def test_a_legacy_client_sees_one_server_with_everything() -> None:
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["a", "b"], single=False)
+        found = await initialized(world, a={"tools": {}}, b={"tools": {}, "resources": {"subscribe": True}})
+        assert found["capabilities"] == {
+            "tools": {"listChanged": True},
+            "resources": {"listChanged": True, "subscribe": True},
+            "logging": {},
+        }
+        assert found["instructions"] == "## a\n\nI am a\n\n## b\n\nI am b"
+        assert found["serverInfo"]["name"] == "mcpbridge"
+
+
+async def test_lists_are_merged_in_configured_order_with_prefixed_names_and_original_bytes() -> None:
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["b", "a"], single=False)
+        await initialized(world, a={"tools": {}}, b={"tools": {}})
+        send(world, {"id": 1, "method": "tools/list"})
+        strange = {"name": "t", "inputSchema": {"$defs": {"x": 1.50}, "$anchor": "q"}, "zzz": [1]}
+        await answer(world, "a", "tools/list", {"tools": [TOOL]})
+        await answer(world, "b", "tools/list", {"tools": [strange]})
+        tools = (await receive(world.client))["result"]["tools"]
+        assert tools == [{**strange, "name": "b__t"}, {**TOOL, "name": "a__t"}]
+
+
+async def test_a_call_goes_to_the_owner_under_its_own_name() -> None:
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["a", "b"], single=False)
+        await initialized(world, a={"tools": {}}, b={"tools": {}})
+        send(world, {"id": "x", "method": "tools/call", "params": {"name": "b__t", "arguments": {"n": 1}}})
+        asked = await answer(world, "b", "tools/call", {"content": []})
+        assert asked["params"] == {"name": "t", "arguments": {"n": 1}}
+        assert (await receive(world.client)) == {"jsonrpc": "2.0", "id": "x", "result": {"content": []}}
+
+
+async def test_an_unknown_tool_is_a_protocol_error() -> None:
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["a"], single=False)
+        await initialized(world, a={"tools": {}})
+        send(world, {"id": 1, "method": "tools/call", "params": {"name": "nobody__t"}})
+        assert (await receive(world.client))["error"]["code"] == -32602
+
+
+async def test_a_server_that_is_silent_delays_nobody_for_long_and_is_named() -> None:
+    async with new_bridge(Crossings(), list_wait=0.05) as bridge:
+        world = start_world(bridge, ["a", "dead"], single=False)
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+        send(world, {"id": 0, "method": "initialize", "params": params})
+        await answer(world, "a", "initialize", hello(tools={}))
+        found = (await receive(world.client))["result"]
+        assert "Server 'dead' is unavailable" in found["instructions"]
+        send(world, {"method": "notifications/initialized"})
+        send(world, {"id": 1, "method": "tools/list"})
+        await answer(world, "a", "tools/list", {"tools": [TOOL]})
+        notified, listed = await receive(world.client), await receive(world.client)
+        if "id" in notified:
+            notified, listed = listed, notified
+        assert listed["result"]["tools"] == [{**TOOL, "name": "a__t"}]
+        assert list(listed["result"]["_meta"]["mcpbridge/unavailable"]) == ["dead"]
+        assert notified["method"] == "notifications/message"
+        assert "'dead'" in notified["params"]["data"]
+
+
+async def test_a_server_that_comes_late_is_announced() -> None:
+    async with new_bridge(Crossings(), list_wait=0.05) as bridge:
+        world = start_world(bridge, ["a", "slow"], single=False)
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+        send(world, {"id": 0, "method": "initialize", "params": params})
+        await answer(world, "a", "initialize", hello(tools={}))
+        await receive(world.client)
+        send(world, {"method": "notifications/initialized"})
+        await answer(world, "slow", "initialize", hello(prompts={}))
+        assert (await receive(world.client))["method"] == "notifications/prompts/list_changed"
+
+
+async def test_pages_of_several_servers_share_one_cursor() -> None:
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["a", "b"], single=False)
+        await initialized(world, a={"tools": {}}, b={"tools": {}})
+        send(world, {"id": 1, "method": "tools/list"})
+        await answer(world, "a", "tools/list", {"tools": [TOOL], "nextCursor": "page 2"})
+        await answer(world, "b", "tools/list", {"tools": [TOOL]})
+        cursor = (await receive(world.client))["result"]["nextCursor"]
+        send(world, {"id": 2, "method": "tools/list", "params": {"cursor": cursor}})
+        asked = await answer(world, "a", "tools/list", {"tools": [{**TOOL, "name": "u"}]})
+        assert asked["params"] == {"cursor": "page 2"}
+        assert (await receive(world.client))["result"] == {"tools": [{**TOOL, "name": "a__u"}]}
+
+
+async def test_resources_go_by_uri_and_an_unknown_one_is_asked_of_everyone() -> None:
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["a", "b"], single=False)
+        await initialized(world, a={"resources": {}}, b={"resources": {}})
+        send(world, {"id": 1, "method": "resources/read", "params": {"uri": "q://1"}})
+        await answer(world, "a", "resources/read", None, error={"code": -32002, "message": "no"})
+        await answer(world, "b", "resources/read", {"contents": [{"uri": "q://1", "text": "x"}]})
+        assert (await receive(world.client))["result"]["contents"][0]["text"] == "x"
+
+
+async def test_a_modern_client_gets_one_discover_and_one_tagged_listen_over_servers_of_both_eras() -> None:
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["new", "old"], single=False)
+        send(world, {"id": 1, "method": "server/discover", "params": {"_meta": MODERN}})
+        said = {"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {"listChanged": True}}}
+        said |= {"ttlMs": 0, "cacheScope": "private"}
+        await answer(world, "new", "server/discover", said)
+        await answer(world, "new", "server/discover", said)
+        await answer(world, "old", "server/discover", None, error={"code": -32601, "message": "?"})
+        await answer(world, "old", "initialize", hello(prompts={"listChanged": True}))
+        await answer(world, "old", "initialize", hello(prompts={"listChanged": True}), number=1)
+        found = (await receive(world.client))["result"]
+        assert found["capabilities"] == {"tools": {"listChanged": True}, "prompts": {"listChanged": True}}
+        assert found["supportedVersions"] == ["2026-07-28"]
+        wanted = {"toolsListChanged": True, "promptsListChanged": True}
+        send(world, {"id": "L", "method": "subscriptions/listen", "params": {"notifications": wanted, "_meta": MODERN}})
+        new = await world.server("new")
+        asked = await receive(new)
+        tag = {"io.modelcontextprotocol/subscriptionId": asked["id"]}
+        ack = {"method": "notifications/subscriptions/acknowledged", "params": {"notifications": wanted, "_meta": tag}}
+        new.feed(json.dumps({"jsonrpc": "2.0", **ack}).encode())
+        mine = {"_meta": {"io.modelcontextprotocol/subscriptionId": "L"}}
+        acknowledged = await receive(world.client)
+        assert acknowledged["params"] == {"notifications": wanted, **mine}
+        (await world.server("old", 1)).feed(b'{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}')
+        assert await receive(world.client) == {"jsonrpc": "2.0", "method": "notifications/prompts/list_changed", "params": mine}
+        changed = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": {"_meta": tag}}
+        new.feed(json.dumps(changed).encode())
+        assert await receive(world.client) == {"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": mine}
