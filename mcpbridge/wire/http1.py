@@ -1,8 +1,8 @@
-"""HTTP/1.1 on the wire: heads through httptools, bodies framed here, doubt refused.
+"""HTTP/1.1 heads: read through httptools, checked here, doubt refused; and written.
 
     POST /mcp/x HTTP/1.1 CRLF                     head: found by its CRLFCRLF by the caller, given whole to ``parse_request``
     host: a CRLF content-length: 2 CRLF CRLF
-    {}                                            body: Content-Length, exactly ``chunked``, or (responses only) until close
+    {}                                            body: Content-Length, ``wire.chunked``, or (responses only) until close
 
 httptools sees one complete head in a fresh parser and never a body: on its own it takes HTTP/0.9, two Hosts,
 ``gzip, chunked`` and drops the body behind ``Upgrade: h2c``. What it lets through and two servers could read differently
@@ -14,17 +14,17 @@ Source: architecture section 5; RFC 9110, RFC 9112; reliability table row 16.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
+from typing import Final, Generic, Literal, TypeVar
 
 import httptools
 
 MAX_REQUEST_LINE: Final = 8192  # bytes
 MAX_FIELDS: Final = 100  # header lines
-MAX_OVERHEAD: Final = 16384  # bytes of chunk framing per message
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
-LAST_CHUNK: Final = b"0\r\n\r\n"
+_REMEMBERED: Final = 2048  # bytes of a head that is kept to compare the next with
+
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 REASONS: Final[dict[int, str]] = {
@@ -47,8 +47,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xf
 _WORD = re.compile(rb"[A-Za-z]+ ")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~-]+)(?::\d{1,5})?")
 _BLOCK = re.compile(rf"(?:{_NAME}: [\t\x20-\x7e\x80-\xff]*\r\n)*")
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e]*)?")
-_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
+_LENGTH_LINE = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (\d{1,15})(?=\r\n)")
 _KEEP_ALIVE_TIMEOUT = re.compile(r"(?:^|[,;\s])timeout\s*=\s*(\d{1,6})(?:$|[,;\s])", re.IGNORECASE)
 
 _SINGLETONS = frozenset((
@@ -88,6 +87,17 @@ class Headers(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._fields)
 
+    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
+        """The value or ``default``; direct, because policies ask for several on every request."""
+        return self._fields.get(name.lower(), default)
+
+    def replacing(self, name: str, value: str) -> Headers:
+        """The same fields with another value for a lower-case name."""
+        return Headers({**self._fields, name: value})
+
+    def items(self) -> ItemsView[str, str]:
+        return self._fields.items()
+
     def __repr__(self) -> str:
         return f"Headers({sorted(self._fields)})"  # names only: values may be secrets
 
@@ -110,6 +120,11 @@ class RequestHead:
         self.keep_alive = keep_alive
         self.expects_continue = minor == 1 and "expect" in headers
 
+    def with_length(self, length: int, digits: str) -> RequestHead:
+        """The same head with another Content-Length."""
+        headers = self.headers.replacing("content-length", digits)
+        return RequestHead(self.method, self.target, self.minor, headers, length, self.chunked, self.keep_alive)
+
 
 class ResponseHead:
     """The head of a response. ``length`` is None when the body ends with the connection (or is chunked)."""
@@ -125,6 +140,44 @@ class ResponseHead:
         self.keep_alive = keep_alive
         found = _KEEP_ALIVE_TIMEOUT.search(headers["keep-alive"]) if "keep-alive" in headers else None
         self.keep_alive_timeout = float(found[1]) if found else None  # seconds the server says it waits
+
+    def with_length(self, length: int, digits: str) -> ResponseHead:
+        """The same head with another Content-Length."""
+        headers = self.headers.replacing("content-length", digits)
+        return ResponseHead(self.status, self.reason, headers, length, self.chunked, self.keep_alive)
+
+
+_Head = TypeVar("_Head", RequestHead, ResponseHead)
+
+
+class HeadReader(Generic[_Head]):
+    """Reads the heads of one connection. Most are the one before with another Content-Length: those are not parsed again.
+
+    Exact: a head that differs from an accepted one in the digits of its only Content-Length line says the same but for them.
+    """
+
+    __slots__ = ("_head", "_parse", "_raw", "_rest")
+
+    def __init__(self, parse: Callable[[bytes], _Head]) -> None:
+        self._parse: Callable[[bytes], _Head] = parse
+        self._head: _Head | None = None
+        self._raw = b""
+        self._rest = b""  # the remembered head without its Content-Length line; empty when it has none
+
+    def read(self, raw: bytes) -> _Head:
+        """The same as ``parse(raw)``, and raises the same."""
+        head = self._head
+        if head is not None and raw == self._raw:
+            return head
+        found = _LENGTH_LINE.search(raw)
+        rest = raw[: found.start()] + raw[found.end() :] if found is not None else b""
+        if head is not None and found is not None and rest == self._rest:
+            head = head.with_length(int(found[1]), found[1].decode("ascii"))
+        else:
+            head = self._parse(raw)
+        if len(raw) <= _REMEMBERED:
+            self._head, self._raw, self._rest = head, raw, rest
+        return head
 
 
 class _Fields(dict[bytes, bytes]):
@@ -277,96 +330,6 @@ def _keeps_alive(fields: Mapping[str, str], minor: int) -> bool:
     return value is None or "close" not in [token.strip() for token in value.lower().split(",")]
 
 
-class ChunkedBody:
-    """Decodes one ``chunked`` body, fed in any pieces. When ``done``, ``rest`` holds the bytes behind it.
-
-    ``limit`` bounds the payload in bytes (None: the reader bounds it). Framing is bounded to ``MAX_OVERHEAD``: for requests
-    all of it, for responses only what exceeds the least possible, since an event stream has as many chunks as events.
-    """
-
-    __slots__ = ("_left", "_lenient", "_limit", "_overhead", "_stage", "_tail", "_total", "done", "rest")
-
-    def __init__(self, limit: int | None = None, *, response: bool = False) -> None:
-        self.done = False
-        self.rest = b""
-        self._limit = limit
-        self._lenient = response
-        self._stage = 0  # 0 size line, 1 payload, 2 CRLF behind the payload, 3 trailers
-        self._left = 0
-        self._tail = b""  # an incomplete line
-        self._total = 0
-        self._overhead = 0
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The payload in ``data``. Raises HttpError: 413 over the limit, else 400."""
-        pieces: list[bytes] = []
-        if self._tail:
-            data = self._tail + data
-            self._tail = b""
-        at, end = 0, len(data)
-        while True:
-            if self._stage == 1:
-                piece = data[at : at + self._left]
-                if piece:
-                    pieces.append(piece)
-                    at += len(piece)
-                    self._left -= len(piece)
-                if self._left:
-                    return pieces
-                self._stage = 2
-            if self._stage == 2:
-                mark = data[at : at + 2]
-                if mark != b"\r\n":
-                    if not b"\r\n".startswith(mark):
-                        raise HttpError(400, "chunk is longer than its size")
-                    self._tail = mark
-                    return pieces
-                at += 2
-                self._stage = 0
-            eol = data.find(b"\r\n", at)
-            if eol < 0:
-                self._keep_line(data[at:end])
-                return pieces
-            if self._stage == 0:
-                self._start_chunk(data, at, eol)
-            elif eol == at:
-                self.done = True
-                self.rest = data[at + 2 :]
-                return pieces
-            else:
-                self._skip_trailer(data, at, eol)
-            at = eol + 2
-
-    def _keep_line(self, line: bytes) -> None:
-        if self._overhead + len(line) > MAX_OVERHEAD:
-            raise HttpError(400, "chunk framing too large")
-        if b"\n" in line or b"\r" in line[:-1]:
-            raise HttpError(400, "bare line end in chunk framing")
-        self._tail = line
-
-    def _start_chunk(self, data: bytes, at: int, eol: int) -> None:
-        line = _CHUNK_SIZE.fullmatch(data, at, eol)
-        if line is None:
-            raise HttpError(400, "malformed chunk size")
-        size = int(line[1], 16)
-        self._count(eol - at - len(b"%x" % size) if self._lenient else eol - at + 4)
-        self._total += size
-        if self._limit is not None and self._total > self._limit:
-            raise HttpError(413, "body too large")
-        self._left = size
-        self._stage = 1 if size else 3
-
-    def _skip_trailer(self, data: bytes, at: int, eol: int) -> None:
-        if _TRAILER.fullmatch(data, at, eol) is None:
-            raise HttpError(400, "malformed trailer")
-        self._count(eol - at + 2)
-
-    def _count(self, bytes_: int) -> None:
-        self._overhead += bytes_
-        if self._overhead > MAX_OVERHEAD:
-            raise HttpError(400, "chunk framing too large")
-
-
 def status_line(status: int) -> bytes:
     """``HTTP/1.1 200 OK`` with its line end."""
     line = _STATUS_LINES.get(status)
@@ -395,8 +358,3 @@ def encode_request(method: str, target: str, host: bytes, fields: Sequence[tuple
     if length or method in ("POST", "PUT", "PATCH"):
         return b"%b%b%bcontent-length: %d\r\n\r\n" % (line, host, encode_fields(fields), length)
     return b"%b%b%b\r\n" % (line, host, encode_fields(fields))
-
-
-def encode_chunk(data: bytes) -> bytes:
-    """One chunk; ``data`` must not be empty, for that would end the body."""
-    return b"%x\r\n%b\r\n" % (len(data), data)

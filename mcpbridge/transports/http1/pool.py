@@ -1,0 +1,284 @@
+"""Kept connections to one origin, reused only when that is safe.
+
+    request ──► newest idle connection, else dial, else wait ──► send ──► HttpResponse ──► back to the idle ones
+
+A connection the server may close any moment is the danger: a call that must not run twice only gets one that was used a few
+seconds ago, and a call that may run twice is sent once more when a reused connection dies before the first byte of an answer.
+
+Source: architecture section 5; contract connection.pool.*.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl as ssl_module
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from mcpbridge.errors import BridgeError
+from mcpbridge.transports.http1.client import ClientConnection, HttpResponse
+from mcpbridge.transports.http1.dial import Resolver, connect, raise_dial_error
+from mcpbridge.wire.http1 import encode_request
+
+__all__ = ["HttpPool", "HttpResponse", "PoolStats"]
+
+UNSAFE_IDLE: Final = 4.0  # seconds: below the shortest keep-alive in common use, Node's 5 s
+QUEUE_TIME: Final = 5.0  # seconds a request waits for a connection of a full pool
+
+
+class PoolStats(NamedTuple):
+    """What a pool did and holds. ``hit_seconds`` sums the time that taking an idle connection took."""
+
+    hits: int
+    misses: int
+    in_use: int
+    idle: int
+    waiting: int
+    hit_seconds: float
+
+    @property
+    def acquire_us(self) -> float:
+        """Mean microseconds to take an idle connection; 0 before the first."""
+        return self.hit_seconds / self.hits * 1e6 if self.hits else 0.0
+
+
+class HttpPool:
+    """Connections to one origin (``http://host:port`` or ``https://``; a path in the URL is ignored)."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        ssl: ssl_module.SSLContext | None = None,
+        max_size: int = 100,
+        idle_timeout: float = 30,
+        max_lifetime: float = 300,
+        dial_timeout: float = 10,
+    ) -> None:
+        """Times in seconds. Without ``ssl`` an https origin is verified against the system's authorities.
+
+        Raises ValueError for a URL that is not http(s) or has no host.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("the URL of an HTTP server is http://host[:port] or https://host[:port]")
+        self._is_tls = parts.scheme == "https"
+        self._ssl = ssl
+        default = 443 if self._is_tls else 80
+        port = parts.port or default
+        name = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode("ascii")
+        host = f"[{name}]" if ":" in name else name
+        authority = host if port == default else f"{host}:{port}"
+        self.origin = f"{parts.scheme}://{authority}"
+        self._host_name = name
+        self._host_line = f"host: {authority}\r\n".encode("ascii")
+        self._resolver = Resolver(name, port)
+        self._max_size = max_size
+        self._idle_timeout = idle_timeout
+        self._max_lifetime = max_lifetime
+        self._dial_timeout = dial_timeout
+        self._idle: list[ClientConnection] = []  # the newest last
+        self._busy: set[ClientConnection] = set()
+        self._dialing = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+        self._hits = self._misses = 0
+        self._hit_seconds = 0.0
+
+    async def request(
+        self,
+        method: str,
+        target: str,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        *,
+        retry_safe: bool,
+        max_response: int,
+    ) -> HttpResponse:
+        """Send a request; returns when the head of the answer has come. The caller reads or closes the response.
+
+        ``max_response`` bounds ``HttpResponse.read``, in bytes. No timeout of its own beyond connecting: cancel the task.
+        Raises BridgeError: connection_refused, timeout, backend_error, server_busy, invalid_params (all ``sent=False``);
+        stream_closed, bad_answer.
+        """
+        try:
+            data = encode_request(method, target, self._host_line, headers, len(body)) + body
+        except ValueError as error:
+            raise BridgeError("invalid_params", str(error), sent=False) from None
+        connection = None if self._waiters else self._take_idle(retry_safe)
+        if connection is None:
+            connection = await self._acquire(retry_safe)
+        try:
+            return await self._send(connection, method, data, max_response)
+        except BridgeError as error:
+            if not connection.is_reused or connection.answered or not retry_safe or error.reason != "stream_closed":
+                raise
+        # A kept connection had died in silence; a fresh one tells the truth.
+        connection = await self._acquire(retry_safe, fresh=True)
+        return await self._send(connection, method, data, max_response)
+
+    def stats(self) -> PoolStats:
+        """Counters since the start and what is held now."""
+        in_use = len(self._busy) + self._dialing
+        return PoolStats(self._hits, self._misses, in_use, len(self._idle), len(self._waiters), self._hit_seconds)
+
+    async def close(self) -> None:
+        """Close everything; requests under way fail with stream_closed. Idempotent."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for connection in list(self._idle):
+            connection.close()
+        for connection in list(self._busy):
+            connection.abort()
+
+    # -- one exchange
+
+    async def _send(self, connection: ClientConnection, method: str, data: bytes, limit: int) -> HttpResponse:
+        waiting = connection.send(data, for_head=method == "HEAD", limit=limit)
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
+                # The answer came in the same moment: its connection may already serve somebody else.
+                await waiting.result().aclose()
+            else:
+                connection.abort()
+            raise
+
+    # -- taking
+
+    def _take_idle(self, retry_safe: bool) -> ClientConnection | None:
+        if not self._idle:
+            return None
+        started = time.perf_counter()
+        now = asyncio.get_running_loop().time()
+        while self._idle:
+            connection = self._idle[-1]
+            age = now - connection.idle_since
+            limit = self._idle_timeout if retry_safe else min(UNSAFE_IDLE, self._idle_timeout)
+            if connection.keep_alive_timeout is not None:
+                limit = min(limit, connection.keep_alive_timeout - 1)
+            if not connection.is_usable() or now - connection.born > self._max_lifetime:
+                connection.close()
+                continue
+            if age > limit:
+                return None  # the others are older still
+            self._idle.pop()
+            connection.is_reused = True
+            self._busy.add(connection)
+            self._hits += 1
+            self._hit_seconds += time.perf_counter() - started
+            return connection
+        return None
+
+    async def _acquire(self, retry_safe: bool, *, fresh: bool = False) -> ClientConnection:
+        """An idle connection, else a new one, else whichever comes first. ``fresh``: only a new one."""
+        try:
+            async with asyncio.timeout(None) as patience:
+                while not self._is_closed:
+                    connection = None if fresh else self._take_idle(retry_safe)
+                    if connection is not None:
+                        return connection
+                    if len(self._busy) + self._dialing + len(self._idle) < self._max_size:
+                        break
+                    if self._idle:
+                        self._idle[0].close()  # none of them will do, and a new one needs the room
+                        continue
+                    if patience.when() is None:
+                        patience.reschedule(asyncio.get_running_loop().time() + QUEUE_TIME)
+                    await self._wait_turn()
+        except TimeoutError:
+            raise BridgeError("server_busy", "all connections to the server are in use", sent=False) from None
+        self._dialing += 1
+        self._misses += 1
+        try:
+            connection = await self._dial()
+        except BaseException:
+            self._wake_waiter()
+            raise
+        finally:
+            self._dialing -= 1
+        self._busy.add(connection)
+        return connection
+
+    async def _wait_turn(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._wake_waiter()  # the turn was ours: hand it on
+            raise
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    async def _dial(self) -> ClientConnection:
+        loop = asyncio.get_running_loop()
+        self._check_open()
+        try:
+            async with asyncio.timeout(self._dial_timeout):
+                if self._is_tls and self._ssl is None:
+                    self._ssl = ssl_module.create_default_context()  # 20 ms: made once, and only when needed
+                sock = await connect(await self._resolver.resolve())
+                try:
+                    _, connection = await loop.create_connection(
+                        lambda: ClientConnection(self._freed),
+                        sock=sock,
+                        ssl=self._ssl if self._is_tls else None,
+                        server_hostname=self._host_name if self._is_tls else None,
+                    )
+                except BaseException:
+                    sock.close()
+                    raise
+        except (OSError, TimeoutError) as error:
+            raise_dial_error(error)
+        connection.born = loop.time()
+        try:
+            self._check_open()
+        except BridgeError:
+            connection.close()
+            raise
+        return connection
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise BridgeError("draining", "the connection pool is closed", sent=False)
+
+    # -- giving back
+
+    def _freed(self, connection: ClientConnection, reusable: bool) -> None:
+        self._busy.discard(connection)
+        if reusable and not self._is_closed:
+            connection.idle_since = asyncio.get_running_loop().time()
+            self._idle.append(connection)
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(self._idle_timeout / 2, self._close_old)
+        elif reusable:
+            connection.close()
+        elif connection in self._idle:
+            self._idle.remove(connection)
+        if self._waiters:
+            self._wake_waiter()
+
+    def _wake_waiter(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _close_old(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in list(self._idle):
+            if now - connection.idle_since >= self._idle_timeout or now - connection.born > self._max_lifetime:
+                connection.close()
+        self._timer = loop.call_later(self._idle_timeout / 2, self._close_old) if self._idle else None

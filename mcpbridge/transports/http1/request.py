@@ -1,0 +1,111 @@
+"""One request of the HTTP/1.1 server and the way back of its answer. Source: architecture section 5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mcpbridge.wire.chunked import LAST_CHUNK, encode_chunk
+from mcpbridge.wire.http1 import Headers, RequestHead
+
+if TYPE_CHECKING:
+    from mcpbridge.transports.http1.connection import ServerConnection
+
+SLICE: Final = 262144  # bytes of a large answer that are written before waiting for the client
+
+
+class HttpRequest:
+    """A complete request: its head passed every check, its body is whole."""
+
+    __slots__ = ("body", "headers", "method", "path", "peer", "peer_port", "query", "target", "tls")
+
+    def __init__(self, head: RequestHead, body: bytes, peer: str, peer_port: int, tls: bool) -> None:
+        self.method: str = head.method
+        self.target: str = head.target
+        self.path: str = head.path
+        self.query: str = head.query
+        self.headers: Headers = head.headers
+        self.body = body
+        self.peer = peer  # IP address; "" on a unix socket
+        self.peer_port = peer_port
+        self.tls = tls
+
+
+class HttpRefusal(NamedTuple):
+    """An answer to a head whose request is not let in."""
+
+    status: int
+    headers: Sequence[tuple[str, str]] = ()
+    body: bytes = b""
+
+
+class Responder:
+    """The way back of one request. After the client has gone every method does nothing; ``gone`` says so."""
+
+    __slots__ = ("_chunked", "_connection", "_has_body", "_keep_alive", "ended", "gone", "on_gone", "started")
+
+    def __init__(self, connection: ServerConnection, head: RequestHead) -> None:
+        self._connection = connection
+        self._has_body = head.method != "HEAD"
+        self._chunked = head.minor == 1
+        self._keep_alive = head.keep_alive
+        self.started = False
+        self.ended = False
+        self.gone = False
+        self.on_gone: Callable[[], None] | None = None
+
+    async def respond(self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> None:
+        """Answer with a whole body; a large one is written at the pace of the client."""
+        connection = self._connection
+        head = connection.answer_head(status, headers, len(body), self._keep_alive)
+        self._begin()
+        if not self.gone:
+            if not self._has_body or status in (204, 304):
+                connection.write(head)
+            elif len(body) <= SLICE:
+                connection.write(head + body)
+            else:
+                connection.write(head)
+                view = memoryview(body)
+                for at in range(0, len(body), SLICE):
+                    connection.write(view[at : at + SLICE])
+                    await connection.drain()
+        self.ended = True
+
+    def start_now(self, status: int, headers: Sequence[tuple[str, str]] = ()) -> None:
+        """Begin an answer of unknown length; chunked, or until close for HTTP/1.0."""
+        length, keep_alive = (None, self._keep_alive) if self._chunked else (-1, False)
+        head = self._connection.answer_head(status, headers, length, keep_alive)
+        self._begin()
+        if not self.gone:
+            self._connection.write(head)
+
+    async def start(self, status: int, headers: Sequence[tuple[str, str]] = ()) -> None:
+        """``start_now``, for callers that await every step of an answer."""
+        self.start_now(status, headers)
+
+    def send(self, chunk: bytes) -> None:
+        """Write a part of a started answer; never blocks. A client that lies ``max_buffer`` behind loses the connection."""
+        if not self.started or self.ended:
+            raise RuntimeError("send before start or after end")
+        if chunk and not self.gone and self._has_body:
+            self._connection.write_stream(encode_chunk(chunk) if self._chunked else chunk)
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was sent."""
+        if not self.gone:
+            await self._connection.drain()
+
+    async def end(self) -> None:
+        """Finish a started answer. Idempotent."""
+        if not self.started:
+            raise RuntimeError("end before start")
+        if not self.ended:
+            self.ended = True
+            if not self.gone and self._chunked and self._has_body:
+                self._connection.write(LAST_CHUNK)
+
+    def _begin(self) -> None:
+        if self.started:
+            raise RuntimeError("a request is answered once")
+        self.started = True
