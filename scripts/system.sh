@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# System packages the tests need. As root they are installed; otherwise the line to run is printed and the tests that need
+# them are reported as not run.
+set -euo pipefail
+missing=()
+command -v git >/dev/null || missing+=(git)
+command -v npm >/dev/null || missing+=(npm)
+[ ${#missing[@]} = 0 ] && exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "installing ${missing[*]}" >&2
+  apt-get update -qq >&2
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" ca-certificates >&2
+else
+  echo "some tests will not run; as root: apt-get install ${missing[*]}" >&2
+fi
