@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final, Generic, TypeVar
 
 import httptools
 
@@ -44,7 +44,6 @@ REASONS: Final[dict[int, str]] = {
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/(\d\.\d)")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?")
-_WORD = re.compile(rb"[A-Za-z]+ ")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~-]+)(?::\d{1,5})?")
 _BLOCK = re.compile(rf"(?:{_NAME}: [\t\x20-\x7e\x80-\xff]*\r\n)*")
 _LENGTH_LINE = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (\d{1,15})(?=\r\n)")
@@ -195,21 +194,6 @@ class _FieldList:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.lines.append((name, value))
-
-
-def first_bytes(data: bytes) -> Literal["http", "tls", "other"] | None:
-    """What a new connection speaks, by its first 8 bytes; None when more are needed.
-
-    A word and a space is HTTP, whatever the word: an unknown method deserves its 501. A binary frame ("MCPB", 0, 1) is not.
-    """
-    start = data[:8]
-    if start[:1] == b"\x16":
-        return "tls"
-    word = start.lstrip(b"\r\n")
-    letters = word.rstrip(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-    if not letters:
-        return None if len(start) < 8 else "http" if word else "other"
-    return "http" if _WORD.match(word) else "other"
 
 
 def parse_request(head: bytes) -> RequestHead:

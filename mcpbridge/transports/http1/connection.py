@@ -25,10 +25,10 @@ from mcpbridge.wire.http1 import (
     HttpError,
     RequestHead,
     encode_fields,
-    first_bytes,
     parse_request,
     status_line,
 )
+from mcpbridge.wire.sniff import sniff
 
 if TYPE_CHECKING:
     from mcpbridge.transports.http1.server import HttpServer
@@ -153,33 +153,34 @@ class ServerConnection(asyncio.Protocol):
         self._resume_reading()
 
     def _is_http(self) -> bool:
-        kind = first_bytes(self._buffer)
-        if kind == "http":
+        speech = sniff(self._buffer)
+        if speech == "http":
             self._fresh = False
-            return True
-        if kind is None:
+        elif speech == "more":
             self._start_head_timer()
-        elif kind == "tls":
+        elif speech == "tls":
             self._server.say("a TLS client came to a port without TLS", self._peer)
             self._transport.abort()
-        else:
-            self._hand_over()
-        return False
+        elif not self._hand_over():
+            if b"\r\n\r\n" in self._buffer:
+                self._fresh = False  # an unknown method, perhaps: the parser has the better answer
+            else:
+                self._refuse(400, "this port speaks HTTP/1.1")
+        return not self._fresh
 
-    def _hand_over(self) -> None:
-        sniff = self._server.sniff
-        if sniff is not None:
-            transport, data = self._transport, self._buffer
-            protocol = sniff(data)
-            if protocol is not None:
-                self._buffer = b""
-                self._state = "closed"
-                self._server.forget(self)
-                transport.set_protocol(protocol)
-                protocol.connection_made(transport)
-                protocol.data_received(data)
-                return
-        self._refuse(400, "this port speaks HTTP/1.1")
+    def _hand_over(self) -> bool:
+        """Offer a connection that is not HTTP to the ``sniff`` hook; whether it was taken."""
+        transport, data = self._transport, self._buffer
+        protocol = self._server.sniff(data) if self._server.sniff is not None else None
+        if protocol is None:
+            return False
+        self._buffer = b""
+        self._state = "closed"
+        self._server.forget(self)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(data)
+        return True
 
     def _start_head_timer(self) -> None:
         if not self._has_begun:  # the first byte of this head has come: from now on the header timeout counts
