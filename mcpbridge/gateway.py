@@ -37,7 +37,7 @@ from mcpbridge.status import Status
 from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.http1.server import HttpRequest, HttpServer, Responder
-from mcpbridge.wiring import Reach, kind_of, on_signals, raise_fd_limit, run
+from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, raise_fd_limit, run
 
 _log = log("gateway")
 SNAPSHOT_AGE = 1.0  # seconds a snapshot is served before a new one is made (contract http.status)
@@ -129,20 +129,20 @@ class Gateway:
                 read_access=config.admin.read_access,
                 metrics_path=config.metrics.path if config.metrics.enabled else None,
             )
-            faces = _Faces(self, bridge, HttpFrontend(front, bridge.spawn, deadline=config.routing.request_timeout), execute)
+            faces = _Faces(self, bridge, HttpFrontend(front, bridge.draining, deadline=config.routing.request_timeout), execute)
             public, management = self._servers(faces)
             await self._listen(public, management)
             bridge.watch()
             self._ready = True
             names = ", ".join(bridge.servers) or "none"
-            _log.info("gateway ready", servers=names, config=self._loaded.path, **{n: f.address for n, f in self._frontends.items()})
+            _log.info("gateway ready", servers=names, config=self._loaded.path, addresses=[f.address for f in self._frontends.values()])
             status = await stop
             _log.info("draining", in_flight_limit_s=config.server.drain_timeout)
             bridge.draining.set()
             public.stop_accepting()
             draining = asyncio.ensure_future(public.drain(config.server.drain_timeout))
-            await asyncio.wait([draining, now], return_when=asyncio.FIRST_COMPLETED)
-            is_clean = draining.done() and draining.result()
+            await first_of(draining, now)
+            is_clean = draining.done() and public.connections == 0
             draining.cancel()
             await public.close()
             await management.close()

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit, urlunsplit
 
+from msgspec import Raw
+
 from mcpbridge.bridge import Bridge
 from mcpbridge.config.load import Loaded
 from mcpbridge.config.router import RouterConfig
@@ -37,7 +39,7 @@ from mcpbridge.transports.stdio.standard import open_standard
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members
 from mcpbridge.wire.message import Request, Response
-from mcpbridge.wiring import Reach, kind_of, on_signals, run
+from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, run
 
 _log = log("router")
 INITIALIZE_WAIT = 3.0  # seconds an unknown server may delay initialize and lists
@@ -59,7 +61,12 @@ async def _serve(config: RouterConfig) -> int:
         print("mcpbridge router waits for MCP messages on stdin; see `mcpbridge router --help`", file=sys.stderr)
     connection = open_standard()
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    on_signals(lambda status: stop.done() or stop.set_result(status))
+
+    def signalled(status: int) -> None:
+        if not stop.done():
+            stop.set_result(status)
+
+    on_signals(signalled)
     store = MemoryStore(idle_timeout=float("inf"))
     bridge = Bridge(
         "router",
@@ -88,7 +95,7 @@ async def _serve(config: RouterConfig) -> int:
         client.start()
         bridge.spawn(_watch_parent(stop))
         finished = asyncio.ensure_future(client.finished(config.local.request_timeout))
-        await asyncio.wait([finished, stop], return_when=asyncio.FIRST_COMPLETED)
+        await first_of(finished, stop)
         if stop.done():
             finished.cancel()
             status = stop.result()
@@ -173,7 +180,7 @@ def prompt_initialize(server: Server, wait: float) -> Policy:
                         session.notified(server, m.notification(f"notifications/{kind}/list_changed"))
 
         opening.add_done_callback(up)
-        return Response(request.id, m.Raw(said))
+        return Response(request.id, Raw(said))
 
     return policy
 
@@ -181,7 +188,7 @@ def prompt_initialize(server: Server, wait: float) -> Policy:
 def _usable(hello: dict[str, bytes], version: str) -> bytes | None:
     """What the server said last, if it agreed to the same version then."""
     said = hello.get("legacy")
-    if said is None or members(said).get("protocolVersion") != m.Raw(m.dumps(version)):
+    if said is None or members(said).get("protocolVersion") != Raw(m.dumps(version)):
         return None
     return said
 

@@ -128,13 +128,19 @@ def _headers(endpoint: EndpointSpec) -> Mapping[str, str]:
 
 def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run an async main on uvloop where it exists; its exit status. Ctrl-C before the main listens is 130."""
-    with suppress(KeyboardInterrupt):
-        if sys.platform != "win32":
-            import uvloop
+    try:
+        if sys.platform == "win32":
+            return asyncio.run(main())
+        import uvloop
 
-            return uvloop.run(main())
-        return asyncio.run(main())
-    return 130
+        return uvloop.run(main())
+    except KeyboardInterrupt:
+        return 130
+
+
+async def first_of(*futures: asyncio.Future[Any]) -> None:
+    """Wait until one of the futures is done; none is cancelled."""
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
 def on_signals(stop: Callable[[int], None]) -> None:

@@ -85,7 +85,9 @@ def view_of(message: Message, era: Era) -> View:
 class Reply(Protocol):
     """The way back to the client while it waits for this answer."""
 
-    can_ask: bool
+    @property
+    def can_ask(self) -> bool:
+        """Whether ``ask`` can reach the client."""
 
     def notify(self, notification: Notification) -> None:
         """Send a notification related to this call, at once and in order. Never blocks; a client too slow loses the call."""

@@ -108,9 +108,11 @@ def _complete(request: Request) -> Request:
 async def _notification(x: Exchange, message: Notification, session: ClientSession, handler: Handler) -> Response | None:
     if message.method == "notifications/cancelled":
         id = message.param("requestId")
-        task = session.calls.get(loads(id)) if id is not None else None
-        if task is not None:
-            task.cancel(text(message.param("reason")))
+        call = session.calls.get(loads(id)) if id is not None else None
+        if call is not None:
+            task, cancelled = call
+            cancelled.cancel_reason = text(message.param("reason")) or "cancelled by the client"
+            task.cancel(cancelled.cancel_reason)
         return None
     if message.method == "notifications/progress" and session.back.progressed(message):
         return None
@@ -127,7 +129,7 @@ async def _tracked(x: Exchange, message: Request, session: ClientSession, handle
         raise BridgeError("invalid_request", "a request with this id is still in flight", sent=False)
     task = asyncio.current_task()
     assert task is not None
-    session.calls[message.id] = task
+    session.calls[message.id] = (task, x)
     try:
         return await handler(x)
     finally:

@@ -10,9 +10,9 @@ Source: mcp-eras sections 1.2, 1.3 and 2; shared decision 3; contract 6.4 (statu
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from mcpbridge.core.exchange import Caller, Deadline, Exchange, Handler, NoReply, SessionOp, View, view_of
 from mcpbridge.core.server import Server
-from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import FAULTS, BridgeError, to_wire
 from mcpbridge.observe.log import log
 from mcpbridge.transports.http.session import GENERAL, HttpSession, Stream, position
@@ -20,7 +20,7 @@ from mcpbridge.transports.http1.server import HttpRequest, Responder
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members, parse
 from mcpbridge.wire.message import Notification, Request, Response
-from mcpbridge.wire.spec import classify
+from mcpbridge.wire.spec import SUBSCRIPTION_ID, classify
 from mcpbridge.wire.sse import encode_event
 
 _log = log("http")
@@ -37,9 +37,10 @@ Target = Server | tuple[Server, ...]
 class HttpFrontend:
     """Turns HTTP requests at an MCP endpoint into exchanges. ``deadline``: seconds for a call without a value of its own."""
 
-    def __init__(self, front: Handler, spawn: Spawn, *, deadline: float = 300.0) -> None:
+    def __init__(self, front: Handler, draining: asyncio.Event, *, deadline: float = 300.0) -> None:
+        """``draining``: once it is set, streams that would never end are ended in order."""
         self._front = front
-        self._spawn = spawn
+        self._draining = draining
         self._deadline = deadline
 
     async def handle(self, request: HttpRequest, responder: Responder, target: Target) -> None:
@@ -81,7 +82,7 @@ class HttpFrontend:
         if x.view.method == "subscriptions/listen":
             reply.keep_alive()
         try:
-            response, status = await self._answer(x)
+            response, status = await (self._answer(x) if x.view.method != "subscriptions/listen" else self._listen(x))
         finally:
             reply.finish()
         if responder.started:
@@ -98,8 +99,16 @@ class HttpFrontend:
         if isinstance(x.message, Request):
             responder.on_gone = reply.gone
             reply.wait(asyncio.get_running_loop())
-        response, status = await self._answer(x)
-        reply.finish()
+        try:
+            response, status = await self._answer(x)
+        except asyncio.CancelledError:
+            if x.cancel_reason is None:
+                raise
+            # Cancelled by a notification: nothing more may be said about the call, but its POST must end.
+            await reply.close()
+            return
+        finally:
+            reply.finish()
         if reply.stream is not None:
             if response is not None:
                 reply.stream.send(response.encode())
@@ -112,6 +121,17 @@ class HttpFrontend:
             if x.message.method == "initialize" and x.session is not None and response.result is not None:  # type: ignore[union-attr]
                 headers.append(("mcp-session-id", x.session.record.id))
             await responder.respond(status, headers, response.encode())
+
+    async def _listen(self, x: Exchange) -> tuple[Response | None, int]:
+        """A listen ends in order when the process drains (mcp-eras section 3, listen end)."""
+        answer = asyncio.ensure_future(self._answer(x))
+        try:
+            await _first(answer, self._draining)
+            if answer.done():
+                return answer.result()
+            return m.result(x.request.id, {"resultType": "complete", "_meta": {SUBSCRIPTION_ID: x.request.id}}), 200
+        finally:
+            answer.cancel("the bridge ends")
 
     async def _answer(self, x: Exchange) -> tuple[Response | None, int]:
         """The exchange's response and its HTTP status; every failure becomes a JSON-RPC error."""
@@ -175,8 +195,9 @@ class HttpFrontend:
         if previous is not None and previous is not responder:
             await previous.end()
         try:
-            while not (gone.is_set() or session.closed.is_set() or stream.is_done or stream.responder is not responder):
-                await _first(gone, session.closed, timeout=KEEP_ALIVE)
+            ends = (gone, session.closed, self._draining)
+            while not (any(end.is_set() for end in ends) or stream.is_done or stream.responder is not responder):
+                await _first(*ends, timeout=KEEP_ALIVE)
                 stream.write(_KEEP_ALIVE)
         finally:
             if stream.responder is responder:
@@ -260,6 +281,16 @@ class LegacyReply:
         if self._responder is not None and self.stream is not None and self.stream.responder is self._responder:
             await self._responder.end()
 
+    async def close(self) -> None:
+        """End the POST without an answer."""
+        self._open()
+        if self.stream is not None:
+            self.stream.is_done = True
+        if self._responder is not None and self._responder.started:
+            await self._responder.end()
+        elif self._responder is not None:
+            await self._responder.respond(202)
+
     def _open(self) -> Stream | None:
         session = self._session()
         if self.stream is None and session is not None and self._accepts_stream:
@@ -288,11 +319,12 @@ async def _refuse(responder: Responder, id: m.RequestId | None, error: BridgeErr
     await responder.respond(status, _JSON, m.error(id, to_wire(error)).encode())
 
 
-async def _first(*events: asyncio.Event, timeout: float) -> None:
-    """Until one of the events is set or the time is over."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
+async def _first(*ends: asyncio.Event | asyncio.Future[Any], timeout: float | None = None) -> None:
+    """Until one of the events is set or one of the futures done, or the time is over. Futures go on."""
+    events = [asyncio.ensure_future(end.wait()) for end in ends if isinstance(end, asyncio.Event)]
+    futures = [end for end in ends if not isinstance(end, asyncio.Event)]
     try:
-        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*events, *futures], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for wait in waits:
-            wait.cancel()
+        for event in events:
+            event.cancel()

@@ -9,8 +9,9 @@ Source: MCP "Streamable HTTP" of both eras (mcp-eras sections 1.2, 1.3, 8).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from typing import cast
 
 from mcpbridge.core.exchange import Era, NoReply, Reply
 from mcpbridge.core.peer import answered, incoming, outgoing
@@ -239,10 +240,10 @@ class HttpUpstream:
                 wait = min(wait * 2, MAX_RECONNECT)
             await asyncio.sleep(wait)
 
-    async def _messages(self, response: HttpResponse) -> AsyncIterator[tuple[str | None, float | None, Message | None]]:
+    async def _messages(self, response: HttpResponse) -> AsyncGenerator[tuple[str | None, float | None, Message | None], None]:
         """Events of an SSE answer as ``(event id, retry seconds, message)``; a damaged message is logged and left out."""
         parser = SseParser(self._max_response)
-        async with aclosing(response.chunks()) as chunks:
+        async with aclosing(cast("AsyncGenerator[bytes, None]", response.chunks())) as chunks:
             async for chunk in chunks:
                 for event in parser.feed(chunk):
                     retry = event.retry / 1000 if event.retry is not None else None
