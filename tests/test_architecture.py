@@ -55,7 +55,13 @@ OWNERS: dict[str, tuple[str, ...]] = {
 LAZY = ("yaml", "keyring", "aiohttp")  # imported inside functions only
 IMPURE = {"asyncio", "socket", "time", "random", "logging", "os", "threading", "subprocess"}
 PURE = ("wire", "core.balance", "core.breaker", "core.health", "core.predict", "core.detect")
-TASK_OWNERS = {"core.tasks"}  # may start a task outside a TaskGroup
+TASK_OWNERS = {  # may start a task outside a TaskGroup
+    "core.tasks",
+    # HttpServer owns the task of every request and handshake: it keeps, cancels and awaits them; a group's done-callback
+    # would cost each request another turn of the loop.
+    "transports.http1.connection",
+    "transports.http1.server",
+}
 BANNED = {
     "manager",
     "processor",

@@ -6,7 +6,6 @@ Source: RFC 8305 (staggering); architecture section 5; reliability table 3 rows 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from typing import Any, Final, NoReturn
@@ -64,34 +63,38 @@ def _alternate(addresses: list[Address]) -> list[Address]:
 
 async def connect(addresses: list[Address]) -> socket.socket:
     """The first socket that connects. Raises OSError of the first address that failed."""
+    if len(addresses) == 1:
+        return await _connect(*addresses[0])
     waiting = list(addresses)
-    running: set[asyncio.Task[socket.socket]] = set()
-    failures: list[OSError] = []
-    loop = asyncio.get_running_loop()
+    attempts: list[asyncio.Task[socket.socket | OSError]] = []
+    winner: socket.socket | None = None
     try:
-        while waiting or running:
-            if waiting:
-                running.add(loop.create_task(_connect(*waiting.pop(0))))
-            done, running = await asyncio.wait(
-                running, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
-            )
-            connected: list[socket.socket] = []
-            for task in done:
-                try:
-                    connected.append(task.result())
-                except OSError as error:
-                    failures.append(error)
-            for spare in connected[1:]:
-                spare.close()
-            if connected:
-                return connected[0]
-        raise failures[0]
+        async with asyncio.TaskGroup() as group:
+            running: set[asyncio.Task[socket.socket | OSError]] = set()
+            while winner is None and (waiting or running):
+                if waiting:
+                    attempts.append(group.create_task(_attempt(*waiting.pop(0))))
+                    running.add(attempts[-1])
+                done, running = await asyncio.wait(
+                    running, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                winner = next((sock for task in done if isinstance(sock := task.result(), socket.socket)), None)
+            for task in running:
+                task.cancel()
     finally:
-        for task in running:
-            task.cancel()
-        for task in running:
-            with contextlib.suppress(OSError, asyncio.CancelledError):
-                (await task).close()
+        for task in attempts:
+            if task.done() and not task.cancelled() and isinstance(late := task.result(), socket.socket) and late is not winner:
+                late.close()
+    if winner is not None:
+        return winner
+    raise next(error for task in attempts if isinstance(error := task.result(), OSError))
+
+
+async def _attempt(family: int, address: Any) -> socket.socket | OSError:
+    try:
+        return await _connect(family, address)
+    except OSError as error:
+        return error
 
 
 async def _connect(family: int, address: Any) -> socket.socket:
