@@ -1,0 +1,59 @@
+"""The whole screen as a picture. Few on purpose: what can be asserted on a widget is asserted there.
+
+After a wanted change: ``pytest tests/tui/test_snapshots.py --snapshot-update``, then look at the pictures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import pytest
+from textual.pilot import Pilot
+
+from mcpbridge.admin.client import Unreachable
+from mcpbridge.observe.snapshot import Snapshot
+from tests.tui.pictures import make_healthy, make_outage
+from tui.dashboard.dashboard import Dashboard
+
+NOW = 1795442550.4
+LOADS = (0.55, 0.61, 0.7, 0.84, 0.78, 0.9, 1.0)
+
+
+def recorded(snapshot: Snapshot, *, lost: bool = False) -> Callable[[], AsyncIterator[Snapshot]]:
+    async def follow() -> AsyncIterator[Snapshot]:
+        for number, load in enumerate(LOADS):
+            protocols = tuple(
+                msgspec.structs.replace(p, requests_per_sec=p.requests_per_sec * load) if p.requests_per_sec else p
+                for p in snapshot.protocols
+            )
+            yield msgspec.structs.replace(snapshot, sequence=number, protocols=protocols)
+        if lost:
+            raise Unreachable("connection refused")
+        await asyncio.Event().wait()
+
+    return follow
+
+
+async def settled(pilot: Pilot[None]) -> None:
+    app = pilot.app
+    assert isinstance(app, Dashboard)
+    async with asyncio.timeout(5):
+        while len(app.overview.calls) < len(LOADS):
+            await pilot.pause()
+    await pilot.pause()
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 40)], ids=["80x24", "140x40"])
+@pytest.mark.parametrize("make", [make_healthy, make_outage], ids=["healthy", "outage"])
+def test_the_overview_looks_as_it_should(
+    snap_compare: Callable[..., bool], make: Callable[[], Snapshot], size: tuple[int, int]
+):
+    app = Dashboard(recorded(make()), url="http://127.0.0.1:8443", clock=lambda: NOW)
+    assert snap_compare(app, terminal_size=size, run_before=settled)
+
+
+def test_a_lost_gateway_looks_as_it_should_on_an_ascii_terminal(snap_compare: Callable[..., bool]):
+    app = Dashboard(recorded(make_outage(), lost=True), url="http://127.0.0.1:8443", plain=True, clock=lambda: NOW)
+    assert snap_compare(app, terminal_size=(80, 24), run_before=settled)
