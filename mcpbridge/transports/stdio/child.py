@@ -29,6 +29,7 @@ CLOSE_GRACE = 2.0  # seconds a child has after its stdin ended, and again after 
 KILL_WAIT = 1.5  # seconds close() waits for the effect of SIGKILL
 LINGER = 0.25  # seconds to read what an ended child has left in its pipes, when somebody else still holds them
 HIGH_WATER = 1 << 20  # bytes towards the child above which drain() waits
+MAX_BUFFER = 64 << 20  # bytes towards the child above which send() refuses: it does not read
 STDERR_SLICE = 0.05  # seconds ...
 STDERR_BYTES = 1 << 20  # ... in which at most about this much stderr is read: a flood must not starve the others
 
@@ -155,6 +156,8 @@ class Child:
     def send(self, data: bytes) -> None:
         if self._stdin is None or self._is_over or self._stdin.is_closing():
             raise ConnectionError(f"{self.name} no longer listens")
+        if self._stdin.get_write_buffer_size() > MAX_BUFFER:
+            raise ConnectionError(f"{self.name} does not read its stdin")
         if b"\n" in data or b"\r" in data:  # JSON knows them as white space only; a line must not hold them
             data = data.replace(b"\r", b" ").replace(b"\n", b" ")
         self._stdin.write(data + b"\n")

@@ -21,6 +21,11 @@ def pytest_asyncio_loop_factories(config, item):
     return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
 
 
+@pytest.fixture(autouse=True)
+def _short_graces(monkeypatch):
+    monkeypatch.setattr("mcpbridge.transports.stdio.child.CLOSE_GRACE", 0.3)
+
+
 @pytest.fixture
 async def bridge():
     """A bridge that starts children; at its end it closes them and its guard."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 
 import pytest
 
 from mcpbridge.errors import BridgeError
-from mcpbridge.transports.stdio.child import spawn
+from mcpbridge.transports.stdio.child import MAX_BUFFER, spawn
 
 ECHO = "import sys\nfor line in sys.stdin.buffer:\n sys.stdout.buffer.write(line); sys.stdout.buffer.flush()"
 
@@ -45,6 +46,16 @@ async def test_a_child_that_does_not_read_makes_drain_wait(bridge):
     assert not draining.done()
     await talk.child.close()
     await draining
+
+
+async def test_a_child_that_never_reads_is_refused_more_than_the_buffer_holds(bridge):
+    talk = await bridge.talk("sleep", "60")
+    message = b"x" * 1_000_000
+    for _ in range(MAX_BUFFER // len(message) + 1):
+        talk.child.send(message)
+    with pytest.raises(ConnectionError, match="weather does not read"):
+        talk.child.send(b"{}")
+    talk.child.abandon()
 
 
 async def test_nothing_is_delivered_before_start_and_everything_after(bridge):
@@ -182,6 +193,16 @@ async def test_close_is_idempotent_and_reports_the_end_once(bridge):
     await asyncio.gather(talk.child.close(), talk.child.close())
     await talk.child.close()
     assert isinstance(await talk.end(), ConnectionAbortedError)
+
+
+async def test_a_deaf_child_gets_its_two_graces_and_is_killed(bridge, monkeypatch):
+    monkeypatch.setattr("mcpbridge.transports.stdio.child.CLOSE_GRACE", 0.2)
+    talk = await bridge.talk("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done")
+    assert await talk.next() == b"up"
+    began = asyncio.get_running_loop().time()
+    await talk.child.close()
+    assert asyncio.get_running_loop().time() - began >= 0.4
+    assert talk.child._ward.exited.result() == signal.SIGKILL
 
 
 async def test_a_polite_child_ends_by_itself_when_its_stdin_is_closed(bridge, tmp_path):

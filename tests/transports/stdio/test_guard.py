@@ -16,6 +16,7 @@ from mcpbridge.transports.stdio.guard_process import processes, read_process
 from tests.support.counts import count
 from tests.transports.stdio.conftest import has_tag, until, zombies
 
+ONE_LOOP = pytest.mark.asyncio(loop_factories=["asyncio"])  # the bridge under test is a process of its own
 CYCLES = count("kill_cycles")
 
 STUBBORN = "trap '' TERM INT HUP; while :; do sleep 0.05; done"
@@ -34,11 +35,6 @@ FAMILIES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _short_graces(monkeypatch):
-    monkeypatch.setattr("mcpbridge.transports.stdio.child.CLOSE_GRACE", 0.3)
-
-
 @pytest.mark.parametrize("script", FAMILIES.values(), ids=FAMILIES)
 async def test_close_ends_the_whole_family(bridge, script):
     talk = await bridge.talk("sh", "-c", script)
@@ -49,6 +45,7 @@ async def test_close_ends_the_whole_family(bridge, script):
     assert zombies() == []
 
 
+@ONE_LOOP
 @pytest.mark.parametrize("script", FAMILIES.values(), ids=FAMILIES)
 async def test_a_killed_bridge_leaves_nobody(bridge, script):
     """The bridge is a process of its own here; it starts the family, says so, and is killed with SIGKILL."""
@@ -72,6 +69,7 @@ async def test_a_killed_bridge_leaves_nobody(bridge, script):
     await bridge.until_alive(0)  # the guard itself carries no tag
 
 
+@ONE_LOOP
 async def test_a_bridge_that_just_ends_takes_its_children_along(bridge):
     program = """
         import asyncio
