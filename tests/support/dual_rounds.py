@@ -6,7 +6,21 @@ import json
 from collections.abc import Awaitable, Callable
 
 from dual_content import (
-    CONFIRM, NAME, PIXEL, ROOTS, STRING, Answer, Call, Json, Question, embedded, form, sampling, shape, text, tool,
+    CONFIRM,
+    NAME,
+    PIXEL,
+    ROOTS,
+    STRING,
+    Answer,
+    Call,
+    Json,
+    Question,
+    embedded,
+    form,
+    sampling,
+    shape,
+    text,
+    tool,
 )
 
 NAME_FORM = form("What is your name?", NAME)

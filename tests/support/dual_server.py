@@ -24,16 +24,35 @@ from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.subscriptions import (
-    InMemorySubscriptionBus, ListenHandler, PromptsListChanged, ResourceUpdated, ToolsListChanged,
-)
-from mcp.shared.exceptions import MCPError
-from mcp.types import (
-    INVALID_PARAMS, CallToolRequestParams, CallToolResult, CompleteResult, Completion, EmptyResult, GetPromptRequestParams,
-    GetPromptResult, InputRequiredResult, JSONRPCMessage, ListPromptsResult, ListResourcesResult, ListResourceTemplatesResult,
-    ListToolsResult, ReadResourceRequestParams, ReadResourceResult, SetLevelRequestParams, SubscribeRequestParams,
-    UnsubscribeRequestParams,
+    InMemorySubscriptionBus,
+    ListenHandler,
+    PromptsListChanged,
+    ResourceUpdated,
+    ToolsListChanged,
 )
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.exceptions import MCPError
+from mcp.types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    CompleteResult,
+    Completion,
+    EmptyResult,
+    GetPromptRequestParams,
+    GetPromptResult,
+    InputRequiredResult,
+    JSONRPCMessage,
+    ListPromptsResult,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+    ListToolsResult,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    SetLevelRequestParams,
+    SubscribeRequestParams,
+    UnsubscribeRequestParams,
+)
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -101,9 +120,8 @@ class Sessions(StreamableHTTPSessionManager):
             nonlocal opened
             if message["type"] == "http.response.start":
                 opened = dict(message["headers"]).get(b"mcp-session-id", b"").decode("latin-1")
-            elif opened and opened not in self.negotiated:
-                if found := re.search(rb'"protocolVersion": ?"([\d-]+)"', message.get("body", b"")):
-                    self.negotiated[opened] = found[1]
+            elif opened and (found := re.search(rb'"protocolVersion": ?"([\d-]+)"', message.get("body", b""))):
+                self.negotiated[opened], opened = found[1], ""
             await send(message)
 
         await self.asgi_app(scope, receive, send if session else watch)

@@ -133,7 +133,9 @@ def execute(command: Sequence[str], *, input_text: str = "", timeout: float, cwd
     return output, errors, process.returncode
 
 
-def drive(client: str, target: str | Sequence[str], steps: list[Json], *, plain: bool = False, timeout: float = DRIVE_TIMEOUT) -> Json:
+def drive(
+    client: str, target: str | Sequence[str], steps: list[Json], *, plain: bool = False, timeout: float = DRIVE_TIMEOUT
+) -> Json:
     """Let a real client carry out a plan against a URL or a command; returns its report (see ``real/clients/plan.py``).
 
     Raises: PeerFailed when the client could not connect or did not end in ``timeout`` seconds.
