@@ -26,7 +26,10 @@ def dial(
     cwd: str | None = None,
     max_message: int = 10_485_760,
 ) -> Dial:
-    """How to reach server ``name`` by running ``argv`` without a shell. ``argv`` and ``env`` are read at each start (they may hold secrets)."""
+    """How to reach server ``name`` by running ``argv``, without a shell.
+
+    ``argv`` and ``env`` are read at each start: they may hold secrets.
+    """
 
     async def run(_era: Era, inbox: Inbox) -> Upstream:
         child = await start_child(argv(), env=env(), cwd=cwd, name=name, max_message=max_message, on_stderr=said)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import textwrap
+import zipfile
 
+import msgspec
 import pytest
 
+import mcpbridge
 from mcpbridge.transports.stdio import guard
 from mcpbridge.transports.stdio.guard_process import processes, read_process
 from tests.support.counts import count
@@ -166,3 +170,32 @@ async def test_a_burst_of_children_starts_while_the_socket_is_full(bridge):
     async with asyncio.timeout(5):
         await asyncio.gather(*[talk.child.close() for talk in talks])
     assert not [p for p in processes() if has_tag(p.pid, bridge.tag)]
+
+
+@ONE_LOOP
+async def test_the_guard_starts_from_a_zip_archive(bridge, tmp_path):
+    archive = tmp_path / "bridge.pyz"
+    root = pathlib.Path(mcpbridge.__file__).parent
+    with zipfile.ZipFile(archive, "w") as file:
+        for source in root.rglob("*.py"):
+            file.write(source, source.relative_to(root.parent))
+        program = """
+            import asyncio, mcpbridge
+            from mcpbridge.transports.stdio import guard
+            from mcpbridge.transports.stdio.child import spawn
+            async def main():
+                child = await spawn(["cat"], env={}, cwd=None, name="x", max_message=1000, on_stderr=len)
+                answer = asyncio.get_running_loop().create_future()
+                child.start(answer.set_result, lambda cause: None)
+                child.send(b"1")
+                print(".pyz" in mcpbridge.__file__, await answer)
+                await child.close()
+                await guard.close()
+            asyncio.run(main())
+        """
+        file.writestr("__main__.py", textwrap.dedent(program))
+    site = pathlib.Path(msgspec.__file__).parent.parent
+    environment = {**bridge.env(), "PYTHONPATH": str(site)}
+    command = [sys.executable, str(archive)]
+    done = await asyncio.to_thread(subprocess.run, command, env=environment, cwd=tmp_path, capture_output=True, check=False)
+    assert (done.stdout, done.stderr) == (b"True b'1'\n", b"")
