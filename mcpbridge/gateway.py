@@ -28,7 +28,7 @@ from mcpbridge.observe.snapshot import ConfigStatus, Frontend, Snapshot, timesta
 from mcpbridge.policies.access_log import access_log
 from mcpbridge.policies.auth import StaticToken, Verify, authenticate, bearer
 from mcpbridge.policies.authorize import authorize
-from mcpbridge.policies.hosts import LOOPBACK, host_rules, refusal
+from mcpbridge.policies.hosts import LOOPBACK, HostRules, host_rules, refusal
 from mcpbridge.policies.jwt import JwtKeys
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
@@ -127,6 +127,7 @@ class Gateway:
                 self._registry,
                 verify=verify,
                 read_access=config.admin.read_access,
+                rules=public_rules(config),
                 metrics_path=config.metrics.path if config.metrics.enabled else None,
             )
             faces = _Faces(self, bridge, HttpFrontend(front, bridge.draining, deadline=config.routing.request_timeout), execute)
@@ -255,8 +256,7 @@ class _Faces:
         self._bridge = bridge
         self._mcp = mcp
         self._execute = execute
-        hosts = config.server.allowed_hosts or (LOOPBACK if is_loopback(config.server.host) else ())
-        self._rules = host_rules(hosts, config.server.allowed_origins, bind=config.server.host)
+        self._rules = public_rules(config)
         self._local = host_rules(LOOPBACK, config.server.allowed_origins)
         prefix = config.routing.prefix
         servers = tuple(bridge.servers.values())
@@ -284,6 +284,12 @@ class _Faces:
             await self._gateway._app.refuse(responder, refused.status, refused.text)
             return
         await self._gateway._app.handle(request, responder, metrics=True)
+
+
+def public_rules(config: GatewayConfig) -> HostRules:
+    """The names the public listener answers to: those configured, else loopback's, and its own address."""
+    hosts = config.server.allowed_hosts or (LOOPBACK if is_loopback(config.server.host) else ())
+    return host_rules(hosts, config.server.allowed_origins, bind=config.server.host)
 
 
 def jwt_keys(config: GatewayConfig) -> JwtKeys | None:

@@ -246,7 +246,8 @@ class Pool:
         self._not_before = 0.0
         if self._backoff is not None:
             self._backoff.reset()
-        self.backend.succeeded()
+        if initialize is not None:  # a modern conversation has not said anything yet
+            self.backend.succeeded()
         return session
 
     async def _start(self, session: BackendSession, initialize: Request | None) -> None:
