@@ -1,0 +1,1 @@
+"""Configuration: one field is one row; everything else (loader, checks, help, JSON Schema) is derived from the rows."""

@@ -1,0 +1,117 @@
+"""The router's configuration: its rows, and what no row can check alone.
+
+Source: contract section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from mcpbridge.config.kinds import BOOL, COUNT, PATH, SERVERS, TEXT, URL, choice, duration, integer, matching
+from mcpbridge.config.problems import Place, Problem
+from mcpbridge.config.rows import Row, Section
+from mcpbridge.config.sections import Logging, ServerSpec
+
+
+class GatewayAuth(Section, frozen=True, kw_only=True):
+    """How the router signs in at the gateway. Order of sources: MCP_AUTH_TOKEN, token_secure_key, token_env, token_file."""
+
+    type: Annotated[Literal["bearer", "none"], Row(choice("bearer", "none"), "bearer: send a token when one is found")] = (
+        "bearer"
+    )
+    token_secure_key: Annotated[str, Row(TEXT, "name of the token in the keychain")] = ""
+    token_env: Annotated[
+        str, Row(matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable"), "variable that holds the token")
+    ] = ""
+    token_file: Annotated[str, Row(PATH, "file that holds the token, mode 0600")] = ""
+
+
+class GatewayConnection(Section, frozen=True, kw_only=True):
+    """The connection to the gateway. ``timeout`` is in seconds."""
+
+    timeout: Annotated[
+        float, Row(duration(0.001, bare=0.001), "resolve, connect, TLS; a bare number is milliseconds", key="timeout_ms")
+    ] = 5.0
+
+
+class GatewayTls(Section, frozen=True, kw_only=True):
+    """TLS towards the gateway."""
+
+    verify: Annotated[bool, Row(BOOL, "false accepts any certificate and warns on every start")] = True
+    ca_file: Annotated[str, Row(PATH, "CA certificates, PEM; empty: those of the system")] = ""
+    min_version: Annotated[Literal["1.2", "1.3"], Row(choice("1.2", "1.3"), "oldest TLS version accepted")] = "1.3"
+
+
+class Gateway(Section, frozen=True, kw_only=True):
+    """The gateway that is asked for what no direct server offers."""
+
+    url: Annotated[
+        str, Row(URL, "its address; without a path: /mcp; absent: direct servers only", env=("MCP_GATEWAY_URL",))
+    ] = ""
+    auth: GatewayAuth = GatewayAuth()
+    connection: GatewayConnection = GatewayConnection()
+    tls: GatewayTls = GatewayTls()
+
+
+class Local(Section, frozen=True, kw_only=True):
+    """The stdio side. ``request_timeout`` is in seconds."""
+
+    request_timeout: Annotated[
+        float, Row(duration(0.001, bare=0.001), "deadline of a call; a bare number is milliseconds", key="request_timeout_ms")
+    ] = 300.0
+    max_concurrent_requests: Annotated[int, Row(COUNT, "more wait in order; as many may wait, then error 1009")] = 100
+
+
+class DirectClients(Section, frozen=True, kw_only=True):
+    """Servers that the router talks to itself, before it asks the gateway."""
+
+    enabled: Annotated[
+        bool, Row(BOOL, "false: gateway only", env=("MCP_DIRECT_CLIENTS_ENABLED",), aliases=("direct.enabled",))
+    ] = True
+    servers: Annotated[
+        tuple[ServerSpec, ...], Row(SERVERS, "servers with their endpoints", aliases=("servers",), item=ServerSpec)
+    ] = ()
+
+
+class RouterRouting(Section, frozen=True, kw_only=True):
+    """Names of tools and prompts."""
+
+    prefix: Annotated[
+        Literal["always", "auto", "never"],
+        Row(choice("always", "auto", "never"), "server__ before names of direct servers; auto: unless there is exactly one"),
+    ] = "always"
+    max_name_length: Annotated[int, Row(integer(16, 128), "longest exposed tool name; longer ones are hash-shortened")] = 48
+
+
+class RouterLogging(Logging, frozen=True, kw_only=True):
+    """Log lines; stdout belongs to MCP."""
+
+    output: Annotated[str, Row(PATH, "stderr or a file path")] = "stderr"
+
+
+class RouterConfig(Section, frozen=True, kw_only=True):
+    """Everything ``mcpbridge router`` can be told. Durations are seconds."""
+
+    version: Annotated[int, Row(integer(1, 1), "schema version")] = 1
+    gateway: Gateway = Gateway()
+    local: Local = Local()
+    direct_clients: DirectClients = DirectClients()
+    routing: RouterRouting = RouterRouting()
+    logging: RouterLogging = RouterLogging()
+
+    @property
+    def servers(self) -> tuple[ServerSpec, ...]:
+        """The direct servers; none when direct clients are switched off."""
+        return self.direct_clients.servers if self.direct_clients.enabled else ()
+
+
+def check(config: RouterConfig, place: Mapping[str, Place]) -> list[Problem]:
+    """Faults between rows. ``place`` says where a key was written; pure."""
+    problems: list[Problem] = []
+    if config.logging.output == "stdout":
+        problems.append(
+            Problem(place.get("logging.output", Place()), "logging.output: stdout carries MCP messages only",
+                    "use stderr or a file path", "logging.output")
+        )  # fmt: skip
+    return problems

@@ -1,0 +1,81 @@
+"""Sections that router and gateway share: servers and their endpoints, logging.
+
+Source: contract sections 3.1 and 3.2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from mcpbridge.config.kinds import COUNT, DURATION, ITEMS, LEVEL, MAP, PATH, TEXTS, URL, Kind, choice, matching
+from mcpbridge.config.problems import Place
+from mcpbridge.config.rows import Row, Section
+
+LogLevel = Literal["trace", "debug", "info", "warn", "error"]
+NAME_PATTERN = r"[A-Za-z0-9_-]{1,64}"
+
+NAME = matching(NAME_PATTERN, "1 to 64 letters, digits, _ or -")
+_NAMESPACE = matching(r"(?!.*\.\.)[A-Za-z0-9._-]{1,255}", "1 to 255 letters, digits, . _ or -, without ..")
+_VARIABLE = matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")
+
+
+def _server_url(text: str) -> str:
+    if "${secret:" not in text:
+        return str(URL.parse(text))
+    URL.parse(re.sub(r"\$\{secret:[^}]*\}", "x", text))  # the rest is checked now, the whole when the secret is known
+    return text
+
+
+SERVER_URL = Kind("url", _server_url, URL.schema)
+
+
+class EndpointSpec(Section, frozen=True, kw_only=True):
+    """One place where a server can be reached: an address, or a command that is run without a shell.
+
+    ``${secret:NAME}`` in url, args, env and headers is still unresolved: ``mcpbridge.secrets.resolve_endpoint``.
+    """
+
+    url: Annotated[str, Row(SERVER_URL, "address of the server", late_secrets=True)] = ""
+    command: Annotated[str, Row(PATH, "program to run, without a shell")] = ""
+    args: Annotated[tuple[str, ...], Row(TEXTS, "arguments of the command", late_secrets=True)] = ()
+    env: Annotated[Mapping[str, str], Row(MAP, "variables added for the command", late_secrets=True)] = {}
+    cwd: Annotated[str, Row(PATH, "directory in which the command runs")] = ""
+    headers: Annotated[Mapping[str, str], Row(MAP, "HTTP headers sent with every request", late_secrets=True)] = {}
+    token_env: Annotated[str, Row(_VARIABLE, "variable whose value is sent as bearer token")] = ""
+    protocol: Annotated[
+        Literal["auto", "stdio", "http"],
+        Row(choice("auto", "stdio", "http"), "auto: stdio for a command, detected for an address"),
+    ] = "auto"
+
+    @property
+    def target(self) -> str:
+        """The endpoint for people: its address without query, or its command line's program."""
+        return self.url.partition("?")[0] if self.url else self.command
+
+
+class ServerSpec(Section, frozen=True, kw_only=True):
+    """A named MCP server behind the bridge, with one or more equal endpoints."""
+
+    name: Annotated[str, Row(NAME, "unique name; prefix of its tools")]
+    namespace: Annotated[str, Row(_NAMESPACE, "group of servers; names are unique within it")] = "default"
+    isolation: Annotated[
+        Literal["principal", "shared", "session"],
+        Row(choice("principal", "shared", "session"), "who shares a child or a backend session"),
+    ] = "principal"
+    max_children: Annotated[int, Row(COUNT, "children of one stdio server; above: wait, then an error")] = 20
+    idle_timeout: Annotated[float, Row(DURATION, "idle child or backend session is closed; 0: never")] = 0.0
+    endpoints: Annotated[
+        tuple[EndpointSpec, ...], Row(ITEMS, "where it can be reached; url or command may stand beside name", item=EndpointSpec)
+    ] = ()
+    place: Place = Place()  # where it was written, for messages; no row
+
+
+class Logging(Section, frozen=True, kw_only=True):
+    """Log lines on stderr."""
+
+    level: Annotated[LogLevel, Row(LEVEL, "trace debug info warn error", env=("MCP_LOGGING_LEVEL",))] = "info"
+    format: Annotated[Literal["json", "text"], Row(choice("json", "text"), "json: one object per line; text: for people")] = (
+        "json"
+    )
