@@ -85,6 +85,7 @@ def sees_addresses(answer: Answer) -> bool:
 # Shapes
 
 
+@pytest.mark.requirement("http.common.json")
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -105,6 +106,7 @@ async def test_every_answer_is_uncached_json_with_an_id(method, path, status):
     assert isinstance(answer.body, bytes) and answer.body.endswith(b"}\n")
 
 
+@pytest.mark.requirement("http.common.error")
 async def test_errors_say_what_and_what_to_do():
     answer = await ask(path="/nothing", headers={**LOCAL, "x-request-id": "abc-1"})
     assert value(answer) == {
@@ -123,6 +125,7 @@ async def test_a_request_id_that_is_none_is_replaced(bad):
     assert dict(answer.headers)["x-request-id"] not in ("", bad)
 
 
+@pytest.mark.requirement("http.common.method")
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"])
 async def test_other_methods_are_told_the_right_ones(method):
     for path in ("/health", "/api/v1/status", "/api/v1/status/stream", "/health/stdio"):
@@ -143,6 +146,7 @@ async def test_paths_match_exactly(path):
 # Reading
 
 
+@pytest.mark.requirement("http.common.access.read")
 @pytest.mark.parametrize(
     ("headers", "peer", "sees"),
     [
@@ -192,6 +196,7 @@ async def test_probes_are_answered_whatever_token_they_bring(path):
         assert (await ask(path=path, headers=headers, peer=FAR, on=app(read_access="token"))).status == 200
 
 
+@pytest.mark.requirement("http.common.access.read")
 @pytest.mark.parametrize("path", ["/api/v1/status", "/api/v1/status/stream", "/health/protocols", "/health/stdio", "/metrics"])
 async def test_a_token_can_be_demanded_from_everybody(path):
     strict = app(read_access="token")
@@ -227,6 +232,7 @@ async def test_metrics_are_served_where_they_belong_and_nowhere_else():
 # Acting
 
 
+@pytest.mark.requirement("http.common.access.action")
 @pytest.mark.parametrize(
     ("headers", "peer", "status"),
     [
@@ -272,6 +278,7 @@ async def test_a_refused_action_is_not_run():
     assert (await ask("POST", "/api/v1/never", peer=FAR, on=app(actions={"/never": never}))).status == 401
 
 
+@pytest.mark.requirement("http.common.content-type")
 @pytest.mark.parametrize(
     ("kind", "content", "status", "did"),
     [
@@ -335,6 +342,7 @@ def document(event: bytes) -> Snapshot:
     return seen
 
 
+@pytest.mark.requirement("http.status.stream")
 async def test_the_stream_starts_at_once_and_goes_on_every_second():
     steps = Steps()
     events = await stream(steps)
@@ -362,6 +370,7 @@ async def test_other_intervals_are_refused(query):
     assert (answer.status, value(answer)["error"]["code"]) == (400, "MCPB-HTTP-400")
 
 
+@pytest.mark.requirement("http.status.stream")
 async def test_the_stream_ends_on_drain_within_a_second():
     steps = Steps(drain_at=2)
     events = [document(event) async for event in await stream(steps, "interval=60")]

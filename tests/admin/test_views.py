@@ -63,6 +63,7 @@ def test_bodies_are_one_object_with_a_trailing_newline():
         assert content.endswith(b"}\n") and content.count(b"\n") == 1
 
 
+@pytest.mark.requirement("http.gateway.health")
 def test_health_is_the_short_form():
     status, value = view("/health")
     assert status == 200
@@ -79,6 +80,7 @@ def test_health_is_the_short_form():
     }
 
 
+@pytest.mark.requirement("http.common.health-status", "http.gateway.healthz", "http.gateway.readyz")
 @pytest.mark.parametrize(
     ("state", "health", "ready", "alive"),
     [
@@ -99,10 +101,12 @@ def test_the_http_status_follows_the_state(state, health, ready, alive):
     assert view("/ready", snapshot) == (status, value)
 
 
+@pytest.mark.requirement("http.gateway.readyz")
 def test_zero_backends_are_ready():
     assert view("/readyz", replace(SNAPSHOT, backends=(), status="ok"))[0] == 200
 
 
+@pytest.mark.requirement("http.gateway.health.protocols")
 def test_the_protocol_list_always_has_five_entries_in_order():
     status, value = view("/health/protocols")
     assert [part["name"] for part in value["protocols"]] == list(PROTOCOL_NAMES)
@@ -110,6 +114,7 @@ def test_the_protocol_list_always_has_five_entries_in_order():
     assert (status, value["status"], value["healthy"]) == (200, "degraded", False)
 
 
+@pytest.mark.requirement("http.gateway.health.protocols")
 @pytest.mark.parametrize(
     ("states", "expected"),
     [((True, True), (200, "ok", True)), ((True, False), (200, "degraded", False)), ((False, False), (503, "down", False))],
@@ -127,6 +132,13 @@ def test_no_enabled_protocol_at_all_is_down():
     assert view("/health/protocols", replace(SNAPSHOT, protocols=()))[0] == 503
 
 
+@pytest.mark.requirement(
+    "http.gateway.health.stdio",
+    "http.gateway.health.websocket",
+    "http.gateway.health.http",
+    "http.gateway.health.sse",
+    "http.gateway.health.tcp_binary",
+)
 @pytest.mark.parametrize("name", PROTOCOL_NAMES)
 def test_each_protocol_has_a_path_with_its_object_and_the_time(name):
     status, value = view(f"/health/{name}")
@@ -140,6 +152,7 @@ def test_a_disabled_protocol_is_not_an_error():
     assert (status, value["enabled"], value["healthy"], value["state"]) == (200, False, False, "disabled")
 
 
+@pytest.mark.requirement("http.gateway.health.ws")
 def test_ws_is_another_name_of_websocket():
     assert view("/health/ws") == view("/health/websocket")
 

@@ -68,6 +68,7 @@ async def test_an_answered_request_has_one_line_at_debug(lines):
     assert len(line["principal_hash"]) == 8 and "alice" not in json.dumps(line)
 
 
+@pytest.mark.requirement("metric.mcp_gateway_requests_total", "metric.mcp_gateway_request_duration_histogram_seconds")
 async def test_a_request_is_counted_with_its_status_and_duration():
     registry = Registry()
     await run(exchange(), ok, registry)
@@ -78,6 +79,7 @@ async def test_a_request_is_counted_with_its_status_and_duration():
         assert (reading.labels, reading.count, reading.sum) == (("http",), 1, 0.25)
 
 
+@pytest.mark.requirement("metric.mcp_gateway_requests_total")
 @pytest.mark.parametrize(
     ("error", "era", "status", "level", "code"),
     [

@@ -101,6 +101,7 @@ BAD_HEADERS = {
 }
 
 
+@pytest.mark.requirement("limit.input.token")
 @pytest.mark.parametrize("case", BAD_HEADERS, ids=str)
 def test_bad_tokens_get_one_and_the_same_refusal(case):
     with pytest.raises(BridgeError) as refused:
@@ -123,6 +124,7 @@ def test_the_scheme_is_read_in_any_case(scheme):
     assert verifier()(f"{scheme} {STATIC.token}").subject == "ci"
 
 
+@pytest.mark.requirement("limit.input.token")
 def test_the_length_limit_is_exact():
     long = StaticToken("long", "x" * 4096, frozenset())
     assert bearer([long])(f"Bearer {long.token}").subject == "long"

@@ -66,6 +66,7 @@ def test_the_official_library_accepts_what_we_issue():
     assert decoded["sub"] == "bob"
 
 
+@pytest.mark.requirement("cli.token.decode")
 @given(st.text(min_size=1, max_size=60).filter(str.isprintable), st.lists(st.text(max_size=20), max_size=4))
 @settings(deadline=None)
 def test_plain_base64_decodes_the_payload_of_every_token(subject, scopes):
@@ -77,6 +78,7 @@ def test_plain_base64_decodes_the_payload_of_every_token(subject, scopes):
     assert verify(token, KEYS, NOW).principal.subject == subject
 
 
+@pytest.mark.requirement("cli.token.decode")
 def test_plain_base64_on_the_command_line_decodes_it_without_a_warning():
     token = issue(KEYS, subject="who? ~me~ >you<", scopes=("mcp:read",), ttl=60.0, now=NOW)
     done = subprocess.run(["base64", "-d"], input=token.split(".")[1].encode(), capture_output=True, timeout=5, check=True)
