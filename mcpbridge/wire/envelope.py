@@ -111,7 +111,7 @@ def _fast(envelope: _Envelope, raw: bytes, client: bool, proven: bool) -> Messag
     if envelope.jsonrpc != "2.0" or id is None or (client and isinstance(id, str) and not _is_fit(id)):
         return None
     if method is UNSET:
-        return None if id is UNSET else _fast_answer(id, envelope, raw, proven)
+        return None if id is UNSET or envelope.params is not UNSET else _fast_answer(id, envelope, raw, proven)
     if envelope.result or envelope.error:
         return None
     if method not in METHODS and not (_METHOD_RULE(method) if client else 0 < len(method) <= MAX_NAME):
@@ -182,6 +182,8 @@ def _slow(raw: bytes, client: bool, proven: bool) -> Message:
         if (method is not None) + (result is not None) + (error is not None) != 1:
             raise BridgeError("invalid_request", "exactly one of method, result and error is needed")
         if method is None:
+            if params is not None:
+                rest["params"] = params  # means nothing in an answer, and stays
             return _answer(known, result, error, raw, rest, client)
         if known is None and id is not None:
             raise BridgeError("invalid_request", "the id of a request must not be null")

@@ -26,7 +26,7 @@ DUPLICATES_UP_TO = 1_048_576  # bytes: client messages up to this size are searc
 _BOM = b"\xef\xbb\xbf"
 _STEPS = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")  # +1 and -1 as signed bytes
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'{}[]"')
-_NUMERIC = bytes(0x30 if byte in b"0123456789+-.eE" else 0x20 for byte in range(256))
+_CLASSES = bytes(b"["[0] if byte in b"{[" else b"0"[0] if byte in b"0123456789+-.eE" else b" "[0] for byte in range(256))
 _SUSPECT = b"0" * (MAX_DIGITS + 1)
 _LITERAL = re.compile(rb"[0-9+\-.eE]{%d,}" % (MAX_DIGITS + 1))
 
@@ -40,10 +40,12 @@ def check_bytes(raw: bytes, *, client: bool = True, max_depth: int = MAX_DEPTH) 
             raw.decode()
         except UnicodeDecodeError as err:
             raise BridgeError("parse_error", f"invalid UTF-8 at byte {err.start}") from None
-    if raw.count(b"{") + raw.count(b"[") > max_depth:  # fewer openers than levels allowed cannot be too deep
+    classes = raw.translate(_CLASSES) if client else b""
+    openers = classes.count(b"[") if client else raw.count(b"{") + raw.count(b"[")
+    if openers > max_depth:  # fewer openers than levels allowed cannot be too deep
         _check_structure(raw, max_depth)
     if client:
-        if _SUSPECT in raw.translate(_NUMERIC):
+        if _SUSPECT in classes:
             _check_numbers(raw)
         if len(raw) > MAX_MEMBERS and raw.count(b":") > MAX_MEMBERS and _outside_strings(raw).count(b":") > MAX_MEMBERS:
             raise BridgeError("parse_error", f"more than {MAX_MEMBERS} members")

@@ -98,6 +98,12 @@ def test_the_three_forms_of_an_answer():
     assert isinstance(without, Response) and without.id is None
 
 
+def test_params_in_an_answer_mean_nothing_and_stay():
+    response = parse(b'{"jsonrpc":"2.0", "id":1,"result":2,"params":{"a":1}}')
+    assert isinstance(response, Response)
+    assert response.with_id(3).encode() == b'{"jsonrpc":"2.0","id":3,"result":2,"params":{"a":1}}'
+
+
 def test_params_null_of_a_server_says_the_same_as_none():
     message = parse(b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":null}', client=False)
     assert isinstance(message, Notification) and message.params is None

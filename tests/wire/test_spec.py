@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,8 @@ def methods_in(types, union):
 @pytest.mark.parametrize("version", spec.VERSIONS)
 def test_every_method_is_where_the_schema_has_it_and_nowhere_else(version):
     types = schema_of(version)
-    for sender, kind in [("client", "request"), ("client", "notification"), ("server", "request"), ("server", "notification")]:
+    senders: tuple[spec.Sender, ...] = ("client", "server")
+    for sender, kind in product(senders, ("request", "notification")):
         union = f"{sender.title()}{kind.title()}"
         official = methods_in(types, union) if union in types else set()
         ours = {name for name, row in spec.METHODS.items() if row.kind == kind and spec.is_known(name, version, sender)}
