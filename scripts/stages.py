@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -24,18 +25,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.support.counts import COUNTS  # noqa: E402 (the root is not on the path of a script)
+
 PYTHON = sys.executable
 RESULTS = ROOT / "tests" / "results"
 INSTALL = (PYTHON, "tests/support/setup.py")
 INSTALL_BUDGET = 420.0
 
-SPECIAL = ("real", "conformance", "chaos", "security", "tui", "slow")
+#: A test with several of these marks belongs to the first one here.
+SPECIAL = ("conformance", "real", "chaos", "security", "tui", "slow")
 PLAIN = " and ".join(f"not {mark}" for mark in SPECIAL)
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One row: a command, the tiers it belongs to, seconds it may take there, and whether it needs the installed peers."""
+    """One row: a command, the tiers it belongs to, seconds it may take there, and whether it needs the installed peers.
+
+    A word ``{name}`` of the command becomes the count of that name in the tier that runs.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -49,6 +58,11 @@ def pytest(marks: str, *arguments: str) -> tuple[str, ...]:
     return (PYTHON, "-m", "pytest", "-q", "-m", marks, *arguments)
 
 
+def special(mark: str) -> tuple[str, ...]:
+    """A pytest command for the tests that belong to this special mark."""
+    return pytest(" and ".join([mark, *(f"not {earlier}" for earlier in SPECIAL[: SPECIAL.index(mark)])]))
+
+
 STAGES: tuple[Stage, ...] = (
     Stage("lint", ("ruff", "check", "."), {"T0": 10, "T1": 20, "T2": 20}, tests=False),
     Stage("format", ("ruff", "format", "--check", "--quiet", "."), {"T0": 10, "T1": 20, "T2": 20}, tests=False),
@@ -56,12 +70,13 @@ STAGES: tuple[Stage, ...] = (
     Stage("unit", pytest(PLAIN, "-n", "2"), {"T0": 60}),
     Stage("unit", pytest(f"{PLAIN} and not hypothesis", "-n", "2"), {"T1": 120, "T2": 120}),
     Stage("properties", pytest(f"{PLAIN} and hypothesis", "-n", "2"), {"T1": 180, "T2": 1800}),
-    Stage("slow", pytest("slow and not (real or conformance or chaos or security or tui)"), {"T1": 240, "T2": 1800}),
-    Stage("conformance", pytest("conformance"), {"T1": 240, "T2": 900}, peers=True),
-    Stage("real", pytest("real and not conformance"), {"T1": 240, "T2": 1200}, peers=True),
-    Stage("chaos", pytest("chaos and not real"), {"T1": 120, "T2": 900}),
-    Stage("security", pytest("security and not (real or chaos)"), {"T1": 60, "T2": 300}),
-    Stage("tui", pytest("tui and not real"), {"T1": 90, "T2": 120}),
+    Stage("fuzz", (PYTHON, "tests/fuzz/run.py", "--seconds", "{fuzz_seconds}"), {"T1": 150, "T2": 4500}, tests=False),
+    Stage("slow", special("slow"), {"T1": 240, "T2": 1800}),
+    Stage("conformance", special("conformance"), {"T1": 240, "T2": 900}, peers=True),
+    Stage("real", special("real"), {"T1": 240, "T2": 1200}, peers=True),
+    Stage("chaos", special("chaos"), {"T1": 120, "T2": 900}),
+    Stage("security", special("security"), {"T1": 60, "T2": 300}),
+    Stage("tui", special("tui"), {"T1": 90, "T2": 120}),
     Stage("quickstart", ("bash", "scripts/quickstart.sh", "--check"), {"T1": 60, "T2": 60}, tests=False),
 )
 
@@ -109,6 +124,7 @@ def run(stage: Stage, tier: str, scratch: Path) -> Outcome:
     numbers.mkdir()
     report = scratch / f"{stage.name}.xml"
     command = [*stage.command, f"--junit-xml={report}"] if stage.tests else list(stage.command)
+    command = [re.sub(r"^\{(\w+)\}$", lambda match: str(getattr(COUNTS[match[1]], tier.lower())), part) for part in command]
     environment = {**os.environ, "MCPBRIDGE_TIER": tier, "MCPBRIDGE_RESULTS": str(numbers)}
     environment["PATH"] = f"{Path(PYTHON).parent}{os.pathsep}{environment.get('PATH', '')}"
     began = time.monotonic()

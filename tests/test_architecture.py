@@ -19,6 +19,7 @@ STDLIB = sys.stdlib_module_names
 CELLAR = ("config", "observe", "errors", "secrets", "seal", "outbound")
 ROOMS = ("transports", "era", "policies", "discovery", "stores", "credentials", "clients", "checks", "demo")
 WIRINGS = ("router", "gateway", "workers")
+ATTIC = ("bridge", "wiring", "execute", "status")  # what the wirings share
 #: floor or room -> what of our own it may import (its own files always). Nothing else may be imported.
 FLOORS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(CELLAR, CELLAR),
@@ -26,10 +27,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "core": ("wire", *CELLAR),
     **dict.fromkeys(ROOMS, ("core", "wire", *CELLAR)),
     "admin": (*ROOMS, "core", "wire", *CELLAR),
-    "router": ("admin", *ROOMS, "core", "wire", *CELLAR),
-    "gateway": ("admin", *ROOMS, "core", "wire", *CELLAR),
-    "workers": ("admin", *ROOMS, "core", "wire", *CELLAR),
-    "cli": ("router", "gateway", "workers", "admin", *ROOMS, "core", "wire", *CELLAR, "tui"),
+    **dict.fromkeys((*WIRINGS, *ATTIC), (*ATTIC, "admin", *ROOMS, "core", "wire", *CELLAR)),
+    "cli": (*WIRINGS, *ATTIC, "admin", *ROOMS, "core", "wire", *CELLAR, "tui"),
     "__main__": ("cli",),
     "tui": ("config", "observe.snapshot", "admin.client", "admin.text", "secrets", "clients", "checks"),
 }
@@ -50,7 +49,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "opentelemetry": ("observe.otlp",),
     "textual": ("tui",),
     "rich": ("tui",),
-    "msgspec": ("wire", "core", "admin", *CELLAR, *ROOMS, *WIRINGS),
+    "msgspec": ("wire", "core", "admin", *CELLAR, *ROOMS, *WIRINGS, *ATTIC),
 }
 LAZY = ("yaml", "keyring", "aiohttp")  # imported inside functions only
 IMPURE = {"asyncio", "socket", "time", "random", "logging", "os", "threading", "subprocess"}
