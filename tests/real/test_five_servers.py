@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from tests.support import peers
-from tests.support.peers import CLIENTS, RealServer, drive, inspect, names, texts
+from tests.support.peers import CLIENTS, Json, RealServer, drive, inspect, names, texts
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 SERVERS = ("everything", "filesystem", "memory", "time", "git")
@@ -62,7 +62,7 @@ def test_a_single_server_endpoint_serves_the_server_under_its_own_names(
     server: str, client: str, five: peers.Gateway, servers: dict[str, RealServer]
 ) -> None:
     real = servers[server]
-    steps = [{"do": "list", "kind": "tools"}, {"do": "call", "name": real.tool, "arguments": real.arguments}]
+    steps: list[Json] = [{"do": "list", "kind": "tools"}, {"do": "call", "name": real.tool, "arguments": real.arguments}]
     report = drive(client, five.url(server), steps)
     found = names(report["steps"][0])
     assert real.tool in found and len(found) >= real.count
@@ -75,7 +75,7 @@ def test_a_server_alone_behind_the_router_keeps_its_names_and_answers(
     server: str, client: str, servers: dict[str, RealServer]
 ) -> None:
     real = servers[server]
-    steps = [{"do": "list", "kind": "tools"}, {"do": "call", "name": real.tool, "arguments": real.arguments}]
+    steps: list[Json] = [{"do": "list", "kind": "tools"}, {"do": "call", "name": real.tool, "arguments": real.arguments}]
     report = drive(client, peers.router("--", *real.command), steps)
     found = names(report["steps"][0])
     assert real.tool in found and len(found) >= real.count, found

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import time
@@ -85,7 +86,7 @@ def lines_or_idle() -> None:
         if HELD and not select.select([0], [], [], 0.01)[0]:
             release()
             continue
-        chunk = sys.stdin.buffer.raw.read(65536)  # type: ignore[attr-defined]
+        chunk = os.read(0, 65536)
         if not chunk:
             break
         *lines, pending = (pending + chunk).split(b"\n")

@@ -106,13 +106,17 @@ async def perform(ops: Ops, record: Record, step: Json) -> Any:
         case "complete":
             return await ops.complete(step["ref"], step["argument"])
         case "level":
-            return await ops.level(step["level"]) or {}
+            await ops.level(step["level"])
+            return {}
         case "subscribe":
-            return await ops.subscribe(step["uri"]) or {}
+            await ops.subscribe(step["uri"])
+            return {}
         case "listen":
-            return await ops.listen(step["filter"]) or {}
+            await ops.listen(step["filter"])
+            return {}
         case "ping":
-            return await ops.ping() or {}
+            await ops.ping()
+            return {}
         case "await":
             return await record.wait_for(step["event"], step.get("count", 1))
         case unknown:
