@@ -137,9 +137,7 @@ class Reader:
             name = whole_text(key_node)
             if name in seen:
                 full = f"{key}.{name}" if key else name
-                self.fault(
-                    key_node, f"{full} is written twice; the first is on line {self.place(seen[name]).line}", "keep one", full
-                )
+                self.fault(key_node, f"is written twice; the first is on line {self.place(seen[name]).line}", "keep one", full)
                 continue
             seen[name] = key_node
             yield name, key_node, value
@@ -258,7 +256,8 @@ class Reader:
         self.warnings += inner.warnings
         self.problems += [
             problem._replace(
-                message=f"{written}: {problem.message}", key=f"{written}.{problem.key}" if problem.key else written
+                message=f"{written}{'.' if problem.key else ': '}{problem.message}",
+                key=f"{written}.{problem.key}" if problem.key else written,
             )
             for problem in inner.problems
         ]
@@ -268,8 +267,8 @@ class Reader:
                 if missing and not any(problem.key == field.key for problem in inner.problems):
                     self.fault(
                         node,
-                        f"{written}: {field.key} is missing",
-                        f"add {field.key}: {field.row.help}",
+                        "is missing",
+                        field.row.help,
                         f"{written}.{field.key}",
                     )
         return values if len(self.problems) == before else None

@@ -1,0 +1,79 @@
+"""``mcpbridge config validate|show|schema``.
+
+Source: contract section 1.1 (``cli.config.validate``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from mcpbridge.cli.complaints import complain
+from mcpbridge.cli.parsing import Parser
+from mcpbridge.config.load import Loaded, Program, gateway_program, load_gateway, load_router, router_program
+from mcpbridge.config.problems import ConfigError
+from mcpbridge.config.render import as_json, json_schema, show
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(name: str, arguments: list[str]) -> int:
+    """Dispatch to one of the three actions."""
+    program = f"{name} config"
+    parser = Parser(
+        program,
+        "Check a configuration, show what holds and why, or print its JSON Schema.",
+        [(f"{program} validate router.yaml", "every fault with file:line:column; exit 0, 66 or 78"),
+         (f"{program} validate --json --for gateway", "the file that would be found, for programs"),
+         (f"{program} show --origin --for router", "each value and where it came from"),
+         (f"{program} schema --for gateway > gateway.schema.json", "for editors")],
+    )  # fmt: skip
+    parser.add_argument("action", choices=["validate", "show", "schema"], help="what to do")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the file (else the one that the program would find)")
+    parser.add_argument("--for", dest="program", choices=["gateway", "router"], help="whose configuration (else by name)")
+    parser.add_argument("--config", metavar="FILE", help="the same as FILE")
+    parser.add_argument("--origin", action="store_true", help="show: where each value came from")
+    parser.add_argument("--json", action="store_true", help="validate, show: one JSON document")
+    options = parser.parse(arguments)
+    path = options.file or options.config
+    rows: Program[Any] = gateway_program() if _whose(name, options, path) == "gateway" else router_program()
+    if options.action == "schema":
+        print(json.dumps(json_schema(rows), indent=2, ensure_ascii=False))
+        return 0
+    try:
+        loaded: Loaded[Any] = load_gateway(path, os.environ) if rows.name == "gateway" else load_router(path, os.environ)
+    except ConfigError as error:
+        if options.json:
+            print(json.dumps({**error.as_json(), "program": rows.name}, ensure_ascii=False))
+            return error.exit_code
+        return complain(program, error)
+    if options.action == "show":
+        print(
+            json.dumps(as_json(loaded, rows), ensure_ascii=False) if options.json else show(loaded, rows, origin=options.origin)
+        )
+        return 0
+    if options.json:
+        document = {
+            "schema": "mcpbridge.config-check/v1",
+            "ok": True,
+            "program": rows.name,
+            "path": loaded.path,
+            "problems": [],
+        }
+        print(json.dumps({**document, "warnings": [warning.as_json() for warning in loaded.warnings]}, ensure_ascii=False))
+        return 0
+    for warning in loaded.warnings:
+        print(f"warning: {warning}")
+    print(f"{loaded.path or 'no file found; defaults'}: ok ({rows.name})")
+    return 0
+
+
+def _whose(name: str, options: argparse.Namespace, path: str | None) -> str:
+    """Which program's rows hold: as told, as called, as the file is named, else the gateway's."""
+    if options.program:
+        return str(options.program)
+    if name != "mcpbridge":
+        return name.removeprefix("mcp-")
+    return "router" if path and "router" in os.path.basename(path) else "gateway"

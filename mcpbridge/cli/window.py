@@ -1,0 +1,108 @@
+"""``mcpbridge status`` and ``mcpbridge tui``: a running gateway from outside.
+
+Source: contract section 1.1 (``cli.status``, ``cli.tui``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from mcpbridge.cli.parsing import Parser
+from mcpbridge.config.kinds import parse_duration, split_host_port
+from mcpbridge.config.load import load_gateway
+from mcpbridge.config.problems import ConfigError
+
+if TYPE_CHECKING:
+    import argparse
+
+DEFAULT_URL = "http://127.0.0.1:9090"
+
+
+def status(name: str, arguments: list[str]) -> int:
+    """Print the snapshot; 0 ok, 1 degraded, 2 down or unreachable."""
+    parser = _parser(
+        f"{name} status",
+        "What a running gateway says of itself. Exit 0: ok, 1: degraded, 2: down or unreachable.",
+        [(f"{name} status", "the gateway on this machine"), (f"{name} status --json", "the document of GET /api/v1/status"),
+         (f"{name} status --gateway https://gateway.example.com", "another one")],
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    options = parser.parse(arguments)
+    url, token = _where(parser, options)
+    if not options.json:
+        from tui.app import main as show
+
+        return show(url, token, once=True, color=False)
+    from mcpbridge.admin.client import Unreachable, fetch
+    from mcpbridge.admin.text import EXIT_DOWN, exit_code
+    from mcpbridge.observe.snapshot import encode
+
+    try:
+        snapshot = asyncio.run(fetch(url, token))
+    except Unreachable as error:
+        print(json.dumps({"schema": "mcpbridge.error/v1", "ok": False, "url": url, "error": str(error)}))
+        return EXIT_DOWN
+    print(encode(snapshot).decode())
+    return exit_code(snapshot)
+
+
+def tui(name: str, arguments: list[str]) -> int:
+    """Show the dashboard until the user quits."""
+    parser = _parser(
+        f"{name} tui",
+        "The live dashboard of a running gateway. Without a terminal it prints the status as text.",
+        [(f"{name} tui", "the gateway on this machine"), (f"{name} tui --gateway https://gateway.example.com", "another one"),
+         (f"{name} tui --once", "print one status as text and exit")],
+    )  # fmt: skip
+    parser.add_argument("--interval", default="1s", metavar="TIME", help="time between two documents (default 1s)")
+    parser.add_argument("--once", action="store_true", help="print one status as text; exit 0 ok, 1 degraded, 2 down")
+    parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
+    parser.add_argument("--no-color", action="store_true", help="no colours (as the variable NO_COLOR)")
+    options = parser.parse(arguments)
+    try:
+        interval = parse_duration(options.interval)
+    except ValueError as error:
+        parser.error(f"--interval must be {error}, not {options.interval!r}")
+    if not 0.25 <= interval <= 60:
+        parser.error("--interval must be between 250ms and 60s")
+    url, token = _where(parser, options)
+    from tui.app import main as show
+
+    color = not options.no_color and not os.environ.get("NO_COLOR")
+    return show(url, token, interval=interval, once=options.once, ascii=options.ascii, color=color)
+
+
+def _parser(program: str, description: str, examples: list[tuple[str, str]]) -> Parser:
+    parser = Parser(program, description, examples)
+    parser.add_argument(
+        "--gateway", metavar="URL", help=f"its address (else MCP_GATEWAY_URL, the configuration found, {DEFAULT_URL})"
+    )
+    parser.add_argument("--token-env", metavar="NAME", help="variable that holds a token (else MCP_AUTH_TOKEN)")
+    return parser
+
+
+def _where(parser: Parser, options: argparse.Namespace) -> tuple[str, str | None]:
+    """Address and token of the gateway to look at."""
+    variable = options.token_env or "MCP_AUTH_TOKEN"
+    token = os.environ.get(variable, "").strip() or None
+    if options.token_env and token is None:
+        parser.error(f"--token-env: the variable {variable} is not set")
+    url = options.gateway or os.environ.get("MCP_GATEWAY_URL")
+    return url or _management_address(), token
+
+
+def _management_address() -> str:
+    """The management listener of the gateway that this machine's configuration describes."""
+    try:
+        endpoint = load_gateway(None, os.environ).config.metrics.endpoint
+    except ConfigError as error:
+        print(f"the configuration cannot be used, trying {DEFAULT_URL}: {error.problems[0]}", file=sys.stderr)
+        return DEFAULT_URL
+    host, port = split_host_port(endpoint)
+    if host in ("", "0.0.0.0", "::"):
+        host = "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
