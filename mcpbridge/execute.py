@@ -112,6 +112,8 @@ class Execute:
 class _NoBack:
     """Nobody hears what belongs to no call."""
 
+    is_listening = False
+
     def notify(self, notification: Notification) -> None:
         return None
 

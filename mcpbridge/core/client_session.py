@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 class BackChannel(Protocol):
     """Carries to a legacy client what belongs to no request of its own, in order."""
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether the client could hear something right now."""
+
     def answered(self, response: Response) -> None:
         """The client's answer to one of ``ask``'s questions, where it comes as a message of its own (HTTP)."""
 

@@ -124,6 +124,10 @@ class DuplexClient:
     async def ask(self, request: Request, reply: Reply) -> Response:
         return await self.peer.call(request, reply)
 
+    @property
+    def is_listening(self) -> bool:
+        return not self.peer.is_closed
+
     def answered(self, response: Response) -> None:
         return None  # the Peer correlates answers itself
 

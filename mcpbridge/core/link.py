@@ -78,6 +78,8 @@ class Link:
             self._wants_own = True
             await self._reach(x.deadline.remaining(now))
         self._calls[request.id] = x
+        assert self._talk is not None
+        self._talk.last_used = now
         try:
             try:
                 response = await self._upstream().call(request, x.reply)
@@ -110,6 +112,11 @@ class Link:
         talk, self._talk = self._talk, None
         if talk is not None:
             await self._leave(talk)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody would notice at once if its conversation ended: no call, and a client that hears nothing."""
+        return not self._calls and not self.session.back.is_listening
 
     # What the server says outside any call (Inbox)
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import NamedTuple
+from contextlib import suppress
+from typing import NamedTuple, Protocol
 
 from mcpbridge.core.backoff import Backoff
 from mcpbridge.core.exchange import Era, NoReply
@@ -26,6 +27,8 @@ from mcpbridge.wire import message as m
 from mcpbridge.wire.message import Notification, Request, Response
 
 _NO_REPLY = NoReply()
+MIN_IDLE = 1.0  # seconds without use after which a conversation may be ended to make room
+LOOK = 0.25  # seconds between looks for one that became idle
 QUEUE_WAIT = 5.0  # seconds a call waits for a free child (reliability section 1: queue wait 5 s)
 
 
@@ -36,6 +39,14 @@ class SessionKey(NamedTuple):
     principal: str = ""
     version: str = ""
     capabilities: str = ""
+
+
+class Owner(Inbox, Protocol):
+    """The link that a conversation belongs to."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the conversation may be ended to make room; it is opened again when it is needed."""
 
 
 class Refused(Exception):
@@ -49,7 +60,7 @@ class Refused(Exception):
 class BackendSession:
     """One live conversation with a backend. As its Inbox it hands on what the server says outside any call."""
 
-    def __init__(self, pool: Pool, key: SessionKey, owner: Inbox | None) -> None:
+    def __init__(self, pool: Pool, key: SessionKey, owner: Owner | None) -> None:
         self.pool = pool
         self.key = key
         self.owner = owner  # the one link it belongs to; None when shared
@@ -65,6 +76,13 @@ class BackendSession:
         self.is_initialized = False  # `notifications/initialized` was sent
         self.cause: BaseException | None = None
         self.is_closed = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it can be ended to make room for another."""
+        if self.owner is not None:
+            return self.owner.is_idle
+        return self.users == 0 and self.log_calls == 0 and self.key.era == "legacy"
 
     def notified(self, notification: Notification) -> None:
         for listener in list(self.listeners):
@@ -145,7 +163,7 @@ class Pool:
         session.last_used = asyncio.get_running_loop().time()
         return session
 
-    async def own(self, key: SessionKey, initialize: Request, owner: Inbox, remaining: float) -> BackendSession:
+    async def own(self, key: SessionKey, initialize: Request, owner: Owner, remaining: float) -> BackendSession:
         """A conversation for one client alone. Its server's questions go to ``owner``. Raises as ``shared``."""
         self.misses += 1
         future = share(self.backend.spawn, self._open(key, initialize, owner))
@@ -210,7 +228,7 @@ class Pool:
         for session in [s for s in self._live if s.owner is None and s.users == 0 and now - s.last_used > self.idle_timeout]:
             await session.close()
 
-    async def _open(self, key: SessionKey, initialize: Request | None, owner: Inbox | None) -> BackendSession:
+    async def _open(self, key: SessionKey, initialize: Request | None, owner: Owner | None) -> BackendSession:
         await self._take_place()
         session = BackendSession(self, key, owner)
         try:
@@ -241,6 +259,7 @@ class Pool:
         finally:
             self._starting -= 1
             self._freed.set()
+        session.last_used = asyncio.get_running_loop().time()
         if session.is_closed:
             raise BridgeError("server_exited", f"server {self.backend.server.name!r} ended during its handshake", sent=False)
         self._not_before = 0.0
@@ -273,16 +292,17 @@ class Pool:
             raise BridgeError(failure.reason, detail, sent=False, **failure.data)
         ends = now + QUEUE_WAIT
         while self.size >= self.limit:
-            idle = [s for s in self._live if s.owner is None and s.users == 0 and s.log_calls == 0 and s.key.era == "legacy"]
+            now = asyncio.get_running_loop().time()
+            idle = [s for s in self._live if s.is_idle and now - s.last_used >= MIN_IDLE]
             if idle:
-                await min(idle, key=lambda s: s.last_used).close()
+                # A client that comes back finds a new conversation with its handshake and subscriptions replayed.
+                await min(idle, key=lambda s: (s.owner is not None, s.last_used)).close()
                 continue
+            if now >= ends:
+                raise BridgeError("server_busy", f"all {self.limit} conversations are in use", sent=False)
             self._freed.clear()
-            left = ends - asyncio.get_running_loop().time()
-            try:
-                await asyncio.wait_for(self._freed.wait(), max(0.0, left))
-            except TimeoutError:
-                raise BridgeError("server_busy", f"all {self.limit} conversations are in use", sent=False) from None
+            with suppress(TimeoutError):  # one that was in use becomes idle without telling anybody
+                await asyncio.wait_for(self._freed.wait(), min(LOOK, ends - now))
         self._starting += 1
 
     def _failed(self, error: BridgeError) -> None:

@@ -102,6 +102,10 @@ class HttpSession:
         finally:
             self._questions.pop(id, None)
 
+    @property
+    def is_listening(self) -> bool:
+        return any(stream.responder is not None for stream in self.streams.values())
+
     def answered(self, response: Response) -> None:
         question = self._questions.get(response.id) if isinstance(response.id, int) else None
         if question is not None and not question[2].done():
