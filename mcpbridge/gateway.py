@@ -32,7 +32,7 @@ from mcpbridge.policies.hosts import LOOPBACK, HostRules, host_rules, refusal
 from mcpbridge.policies.jwt import JwtKeys
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
-from mcpbridge.seal import Sealer, derive_key, random_secret
+from mcpbridge.seal import Sealer, certificate_end, derive_key, random_secret
 from mcpbridge.status import Status
 from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.transports.http.listen import HttpFrontend
@@ -230,6 +230,8 @@ class Gateway:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.min_version == "1.3" else ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(tls.cert_file, tls.key_file)
+        self._not_after = certificate_end(tls.cert_file)
+        self._registry.set("mcp_gateway_tls_cert_not_after_seconds", self._not_after)
         return context
 
     def _snapshot(self, bridge: Bridge, store: str) -> Snapshot:
@@ -244,6 +246,10 @@ class Gateway:
                 bridge, frontends, store=store, ready=self._ready, config=config, not_after=self._not_after
             )
             self._last = (now, snapshot)
+            total, active = self._public.connections, self._public.active
+            state = "draining" if bridge.draining.is_set() else "idle"
+            for label, value in (("active", active), ("idle", 0), ("draining", 0), (state, total - active)):
+                self._registry.set("mcp_gateway_connections_total", float(value), protocol="http", state=label)
         return self._last[1]
 
 
@@ -265,7 +271,7 @@ class _Faces:
     async def public(self, request: HttpRequest, responder: Responder) -> None:
         refused = refusal(self._rules, request.headers.get("host"), request.headers.get("origin"))
         if refused is not None:
-            await self._gateway._app.refuse(responder, refused.status, refused.text)
+            await self._gateway._app.refuse(responder, refused.status, refused.text, request.headers)
             return
         path = request.path
         if path in ("/mcp", f"{API}/mcp"):
@@ -281,7 +287,7 @@ class _Faces:
         is_get = request.method in ("GET", "HEAD")
         refused = refusal(self._local, request.headers.get("host"), request.headers.get("origin"), check_host=not is_get)
         if refused is not None:
-            await self._gateway._app.refuse(responder, refused.status, refused.text)
+            await self._gateway._app.refuse(responder, refused.status, refused.text, request.headers)
             return
         await self._gateway._app.handle(request, responder, metrics=True)
 

@@ -103,6 +103,14 @@ def derive_key(secret: bytes, label: str, length: int = 32) -> bytes:
     return HKDF(SHA256(), length, None, b"mcpbridge v1 " + label.encode()).derive(secret)
 
 
+def certificate_end(path: str) -> float:
+    """Unix time at which the first certificate of a PEM file ends. Raises OSError or ValueError."""
+    from cryptography.x509 import load_pem_x509_certificate
+
+    with open(path, "rb") as file:
+        return load_pem_x509_certificate(file.read()).not_valid_after_utc.timestamp()
+
+
 def random_secret() -> bytes:
     """A secret for one process and its workers, when none is configured."""
     return os.urandom(MIN_SECRET_BYTES)

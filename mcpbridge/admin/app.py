@@ -124,6 +124,7 @@ class App:
                 return _not_allowed("GET, HEAD", id)
             if is_metrics:
                 self._may_see_all(headers, peer, self._needs_token)
+                self._snapshot()  # gauges are set when the picture is made
                 return _ok(200, CONTENT_TYPE, expose(self._registry.collect()), id)
             if path == self._stream_path:
                 return self._open_stream(method, query, headers, peer, id)

@@ -11,7 +11,7 @@ Source: architecture section 5; RFC 9112 sections 4, 6, 7, 9; reliability table 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Final, cast
 
 from mcpbridge.errors import BridgeError
@@ -60,7 +60,7 @@ class HttpResponse:
                 self._refuse_size()
         return b"".join(parts)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it comes, unlimited in sum; the server is slowed to the pace of the reader.
 
         Raises BridgeError "stream_closed" or "bad_answer" when the body is cut or broken. Leaving early closes the connection.

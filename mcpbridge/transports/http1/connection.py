@@ -436,6 +436,11 @@ class ServerConnection(asyncio.Protocol):
 
     # -- time
 
+    @property
+    def is_active(self) -> bool:
+        """Whether a request is being answered."""
+        return self._state == "running"
+
     def sweep(self, now: float) -> None:
         """End what takes too long. Called about once a second with the loop's time in seconds."""
         state = self._state

@@ -81,6 +81,10 @@ async def connect(addresses: list[Address]) -> socket.socket:
                 winner = next((sock for task in done if isinstance(sock := task.result(), socket.socket)), None)
             for task in running:
                 task.cancel()
+    except BaseException:
+        if winner is not None:
+            winner.close()
+        raise
     finally:
         for task in attempts:
             if task.done() and not task.cancelled() and isinstance(late := task.result(), socket.socket) and late is not winner:

@@ -107,6 +107,11 @@ class HttpServer:
         """Open connections that count towards the limits."""
         return self._counted
 
+    @property
+    def active(self) -> int:
+        """Open connections with a request being answered."""
+        return sum(connection.is_active for connection in self._connections)
+
     # -- life cycle
 
     async def start(self, host: str, port: int, ssl: ssl.SSLContext | None = None) -> tuple[str, int]:
