@@ -1,6 +1,6 @@
 """An echo MCP server over Streamable HTTP, both eras: a raw asyncio Protocol, httptools, uvloop.
 
-    echo_http.py PORT        listens on 127.0.0.1, prints ``ready`` when it does
+echo_http.py PORT        listens on 127.0.0.1, prints ``ready`` when it does
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
+from typing import cast
 
 import httptools
 import msgspec
@@ -21,8 +22,7 @@ class EchoConnection(asyncio.Protocol):
     """One client connection; requests are answered as soon as their body is complete, in order."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self.parser = httptools.HttpRequestParser(self)
         self.body = b""
 
@@ -55,7 +55,8 @@ class EchoConnection(asyncio.Protocol):
 
     def reply(self, status: bytes, body: bytes, extra: bytes) -> None:
         self.transport.write(
-            b"HTTP/1.1 %s\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s" % (status, extra, len(body), body)
+            b"HTTP/1.1 %s\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s"
+            % (status, extra, len(body), body)
         )
 
 

@@ -1,6 +1,6 @@
 """A FastMCP proxy in front of an HTTP MCP server, as its own documentation sets one up; runs in that peer's environment.
 
-    fastmcp_proxy.py PORT BACKEND_URL
+fastmcp_proxy.py PORT BACKEND_URL
 """
 
 import sys

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import cast
 
 import httptools
 import uvloop
@@ -28,8 +29,7 @@ class Upstream(asyncio.Protocol):
         self.session = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
@@ -68,8 +68,7 @@ class Client(asyncio.Protocol):
         self.headers: dict[bytes, bytes] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self.parser = httptools.HttpRequestParser(self)
 
     def data_received(self, data: bytes) -> None:
@@ -85,7 +84,11 @@ class Client(asyncio.Protocol):
         body, self.body = self.body, b""
         headers, self.headers = self.headers, {}
         extra = b"".join(
-            [b"%s: %s\r\n" % item for item in headers.items() if item[0].startswith(b"mcp-") or item[0] in (b"accept", b"content-type")]
+            [
+                b"%s: %s\r\n" % item
+                for item in headers.items()
+                if item[0].startswith(b"mcp-") or item[0] in (b"accept", b"content-type")
+            ]
         )
         head = b"%s /mcp HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%sContent-Length: %d\r\n\r\n" % (
             self.parser.get_method(),
@@ -96,7 +99,7 @@ class Client(asyncio.Protocol):
         if self.idle:
             self.send(self.idle.pop(), head + body)
         else:
-            self.dialing = asyncio.ensure_future(self.dial(head + body))
+            self.dialing = asyncio.get_running_loop().create_task(self.dial(head + body))
 
     async def dial(self, message: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -110,7 +113,8 @@ class Client(asyncio.Protocol):
     def answered(self, status: int, session: bytes, body: bytes) -> None:
         extra = b"Mcp-Session-Id: %s\r\n" % session if session else b""
         self.transport.write(
-            b"HTTP/1.1 %d OK\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s" % (status, extra, len(body), body)
+            b"HTTP/1.1 %d OK\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s"
+            % (status, extra, len(body), body)
         )
 
 
