@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import cast
 
 from mcpbridge.core.exchange import Era, NoReply, Reply
 from mcpbridge.core.peer import answered, incoming, outgoing
@@ -243,7 +242,7 @@ class HttpUpstream:
     async def _messages(self, response: HttpResponse) -> AsyncGenerator[tuple[str | None, float | None, Message | None], None]:
         """Events of an SSE answer as ``(event id, retry seconds, message)``; a damaged message is logged and left out."""
         parser = SseParser(self._max_response)
-        async with aclosing(cast("AsyncGenerator[bytes, None]", response.chunks())) as chunks:
+        async with aclosing(response.chunks()) as chunks:
             async for chunk in chunks:
                 for event in parser.feed(chunk):
                     retry = event.retry / 1000 if event.retry is not None else None
