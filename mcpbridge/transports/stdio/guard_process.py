@@ -1,6 +1,6 @@
 """The guard's own program: parent of every stdio child, so that nothing the bridge started can outlive it.
 
-It runs alone (``python -I -S``, source on stdin, nothing of mcpbridge importable) and stays near 10 MB. The bridge holds the
+It runs alone (``python -I -S``, source on stdin, nothing of mcpbridge importable) and stays near 11 MB. The bridge holds the
 other end of a socket. A child is forked here and gets its pipes from the bridge, so no byte of MCP passes through.
 
     frame             u32 length, marshal of a tuple
@@ -25,7 +25,10 @@ import select
 import signal
 import sys
 import time
-from typing import Any, NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any  # at run time typing alone would cost the guard a megabyte
 
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL when the bridge is gone: all is over within 2 s
 SWEEP = 0.05  # seconds between looks at a family that is being killed
@@ -35,15 +38,18 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _CLOSE_ON_EXEC = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-class Process(NamedTuple):
+class Process:
     """One line of /proc: who it is (pid and start time, in clock ticks since boot) and where it belongs."""
 
-    pid: int
-    start: int
-    parent: int
-    group: int
-    session: int
-    state: str
+    __slots__ = ("group", "parent", "pid", "session", "start", "state")
+
+    def __init__(self, pid: int, start: int, parent: int, group: int, session: int, state: str) -> None:
+        self.pid = pid
+        self.start = start
+        self.parent = parent
+        self.group = group
+        self.session = session
+        self.state = state
 
 
 def read_process(pid: int) -> Process | None:
