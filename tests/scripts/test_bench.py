@@ -1,0 +1,89 @@
+"""The benchmark's own parts: echo servers that answer correctly, a load generator that notices wrong answers, a guard that judges."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
+META = '"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}'
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the scheduler's accounts of Linux")
+
+
+def run(script: str, *arguments: str, feed: str = "", timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCH / script), *arguments]
+    return subprocess.run(command, input=feed, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def ask(*messages: str) -> list[dict[str, object]]:
+    done = run("echo_stdio.py", feed="".join(message + "\n" for message in messages))
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_echo_server_speaks_the_legacy_dialect():
+    opened, listed, called = ask(
+        '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{}}}',
+        '{"jsonrpc":"2.0","method":"notifications/initialized"}',
+        '{"jsonrpc":"2.0","id":"a","method":"tools/list"}',
+        '{"jsonrpc":"2.0","id":9007199254740993,"method":"tools/call","params":{"name":"echo","arguments":{"text":"h\\u00e9"}}}',
+    )
+    assert opened["result"]["protocolVersion"] == "2025-03-26"  # type: ignore[index]
+    assert (listed["id"], listed["result"]["tools"][0]["name"]) == ("a", "echo")  # type: ignore[index]
+    assert called["id"] == 9007199254740993
+    assert called["result"] == {"content": [{"type": "text", "text": "hé"}]}
+
+
+def test_the_echo_server_speaks_the_modern_dialect():
+    discovered, called, unknown = ask(
+        '{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{%s}}' % META,
+        '{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"echo","arguments":{"text":"x"},%s}}' % META,
+        '{"jsonrpc":"2.0","id":3,"method":"initialize","params":{%s}}' % META,
+    )
+    assert discovered["result"]["supportedVersions"] == ["2026-07-28"]  # type: ignore[index]
+    assert called["result"]["resultType"] == "complete"  # type: ignore[index]
+    assert unknown["error"]["code"] == -32601  # type: ignore[index]
+
+
+def test_noise_on_its_stdin_does_not_end_the_echo_server():
+    assert [answer.get("id") for answer in ask("not json", "", '{"jsonrpc":"2.0","id":5,"method":"ping"}')] == [None, 5]
+
+
+def test_the_load_generator_counts_right_answers():
+    done = run("load.py", "stdio", "--clients", "3", "--seconds", "0.1", "--warm-up", "0.05", "--",
+               sys.executable, str(BENCH / "echo_stdio.py"), feed="go\n")  # fmt: skip
+    ready, result = done.stdout.splitlines()
+    found = json.loads(result)
+    assert (done.returncode, ready, found["errors"]) == (0, "ready", 0), done.stderr
+    assert found["calls"] > 10
+    assert 0 < found["p50_us"] <= found["p99_us"]
+
+
+def test_the_load_generator_notices_wrong_answers(tmp_path: Path):
+    liar = tmp_path / "liar.py"
+    liar.write_text(
+        "import sys, json\n"
+        "for line in sys.stdin:\n"
+        "    m = json.loads(line)\n"
+        "    if 'id' in m:\n"
+        "        text = json.dumps({'jsonrpc': '2.0', 'id': m['id'], 'result': {'content': []}}, separators=(',', ':'))\n"
+        "        print(text, flush=True)\n"
+    )
+    done = run("load.py", "stdio", "--seconds", "0.1", "--warm-up", "0.05", "--", sys.executable, str(liar), feed="go\n")
+    found = json.loads(done.stdout.splitlines()[1])
+    assert done.returncode == 1
+    assert (found["calls"], found["errors"] > 0, '"content":[]' in found["first_error"]) == (0, True, True)
+
+
+@pytest.mark.parametrize(("limit", "code", "word"), [("1000", 0, "ok"), ("0.01", 1, "TOO SLOW")])
+def test_the_guard_judges_the_ratio(limit: str, code: int, word: str):
+    started = time.monotonic()
+    done = run("guard.py", "--rounds", "1", "--seconds", "0.3", "--limit", limit)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert done.stdout.count(word) == 2, f"{done.stdout} after {time.monotonic() - started:.0f} s"

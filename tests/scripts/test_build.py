@@ -1,0 +1,89 @@
+"""The one-file build: the same bytes from any directory, and it runs where nothing else is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("pyproject.toml", "requirements.lock", "requirements-dev.lock", "README.md", "LICENSE", "mcpbridge", "tui", "scripts")
+VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def build(folder: Path, versions: str = VERSION, sources: Path = ROOT) -> Path:
+    """Copy what the build reads to ``folder`` and build there."""
+    for part in PARTS:
+        source, target = sources / part, folder / part
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    environment = {**os.environ, "MCPBRIDGE_BUILD_PYTHON": sys.executable, "MCPBRIDGE_BUILD_PYTHONS": versions}
+    environment["SOURCE_DATE_EPOCH"] = "1767225600"
+    done = subprocess.run(["bash", "scripts/build.sh"], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "dist" / "mcpbridge"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("first"))
+
+
+def alone(built: Path, cache: Path, arguments: Sequence[str], **more) -> subprocess.CompletedProcess[bytes]:
+    """Run the file with an isolated interpreter and an empty environment."""
+    base = Path(sys.base_prefix) / "bin" / f"python{VERSION}"
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cache), "SHIV_ROOT": str(cache / "shiv"), "LANG": "C.UTF-8"}
+    return subprocess.run([base, "-I", built, *arguments], cwd=cache, env=environment, capture_output=True, timeout=60, **more)
+
+
+def test_two_builds_in_different_directories_are_the_same_bytes(built, tmp_path):
+    again = build(tmp_path / "another" / "place with a space", sources=built.parents[1])
+    assert again.read_bytes() == built.read_bytes()
+
+
+def test_one_python_fits_in_25_megabytes(built):
+    assert built.stat().st_size < 25_000_000
+
+
+def test_all_supported_pythons_fit_in_40_megabytes(tmp_path):
+    assert build(tmp_path / "all", "3.11 3.12 3.13 3.14").stat().st_size < 40_000_000
+
+
+def test_it_answers_with_nothing_else_installed(built, tmp_path):
+    done = alone(built, tmp_path, ["version", "--json"])
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["schema"] == "mcpbridge.version/v1"
+
+
+@pytest.mark.requirement("cli.argv0")
+def test_its_name_chooses_the_program(built, tmp_path):
+    for name, said in (("mcp-router", b"mcp-router "), ("mcp-gateway", b"mcp-gateway "), ("anything", b"mcpbridge ")):
+        link = tmp_path / name
+        shutil.copy(built, link)
+        assert alone(link, tmp_path, ["--version"]).stdout.startswith(said)
+
+
+def test_the_router_in_the_file_carries_a_call_to_a_server_in_the_file(built, tmp_path):
+    """Router, child process, guard and server all run from the one file."""
+    interpreter = Path(sys.base_prefix) / "bin" / f"python{VERSION}"
+    server = ["env", "SHIV_ENTRY_POINT=mcpbridge.demo.stdio:main", str(interpreter), "-I", str(built)]
+    asked = [
+        {"id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {}}},
+        {"id": 2, "method": "tools/call", "params": {"name": "echo", "arguments": {"text": "from one file"}}},
+    ]
+    lines = b"".join(json.dumps({"jsonrpc": "2.0", **one}).encode() + b"\n" for one in asked)
+    done = alone(built, tmp_path, ["router", "--", *server], input=lines)
+    assert done.returncode == 0, done.stderr.decode()
+    answers = {answer["id"]: answer for answer in map(json.loads, done.stdout.splitlines()) if "id" in answer}
+    assert "from one file" in json.dumps(answers[2]["result"])
