@@ -21,7 +21,7 @@ from tests.support.counts import count
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 GOOD = [sys.executable, str(peers.HERE / "awkward_server.py"), "good"]
 GONE = 8.0  # seconds after the end of the router until nothing of its children is left
-MARK = "MCPBRIDGE_TEST_MARK"
+MARK = "SURVIVOR_TEST_MARK"  # no MCPBRIDGE_ name: those are not passed on to children
 
 
 def marked(mark: str) -> dict[int, str]:
