@@ -15,7 +15,7 @@ from mcpbridge.wire.http1 import HttpError
 MAX_OVERHEAD: Final = 16384  # bytes of chunk framing per message
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e]*)?")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 
 

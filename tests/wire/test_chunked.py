@@ -28,7 +28,7 @@ WHOLE = {
     b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n": b"abcde",
     b"A\r\n0123456789\r\n00\r\n\r\n": b"0123456789",
     b'0003;a=b;c="d"\r\nabc\r\n0;x\r\n\r\n': b"abc",
-    b"1 ; a\r\nx\r\n0\r\nX-Trailer: 1\r\nY: \r\n\r\n": b"x",
+    b"1; a\r\nx\r\n0\r\nX-Trailer: 1\r\nY: \r\n\r\n": b"x",
     b"4\r\n\r\n0\r\r\n0\r\n\r\n": b"\r\n0\r",
 }
 
@@ -48,6 +48,8 @@ BROKEN = [
     b"0x1\r\nx\r\n",
     b" 1\r\nx\r\n",
     b"1 \r\nx\r\n",
+    b"1 ;a\r\nx\r\n",
+    b"1\t;a\r\nx\r\n",
     b"1_0\r\n",
     b"1\nx\r\n0\r\n\r\n",
     b"1\rx\r\n",

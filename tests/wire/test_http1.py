@@ -21,6 +21,7 @@ from mcpbridge.wire.http1 import (
     parse_response,
     status_line,
 )
+from tests.support.http_vectors import REFUSED_HEADS, request
 
 # -- requests that are read
 
@@ -262,7 +263,7 @@ LINES += [
 @given(st.lists(st.lists(st.sampled_from(LINES), max_size=3), max_size=8))
 def test_a_remembered_head_is_read_as_if_it_were_new(heads):
     for parse, start in ((parse_request, b"POST / HTTP/1.1\r\nHost: a\r\n"), (parse_response, b"HTTP/1.1 200 OK\r\n")):
-        reader: Any = HeadReader(parse)  # type: ignore[type-var]
+        reader: Any = HeadReader(parse)
         for lines in heads:
             raw = start + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
             assert outcome(reader.read, raw) == outcome(parse, raw)
