@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
     """One command. ``examples`` are (command line, what it does)."""
 
     def __init__(self, program: str, description: str, examples: list[tuple[str, str]]) -> None:
-        width = max(len(line) for line, _ in examples)
+        width = min(max(len(line) for line, _ in examples), 64)
         shown = "\n".join(f"  {line.ljust(width)}  {meaning}".rstrip() for line, meaning in examples)
         super().__init__(
             prog=program,

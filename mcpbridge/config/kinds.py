@@ -25,11 +25,11 @@ class Kind(NamedTuple):
     form: Form = "scalar"
 
 
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MAX_SECONDS = 10 * 365 * 86400.0
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]i?B?|B)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMG]i?B?|B)?", re.IGNORECASE)
 _FACTORS = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 _TRUE = frozenset(("true", "1", "yes", "on"))
 _FALSE = frozenset(("false", "0", "no", "off"))
@@ -75,7 +75,7 @@ def parse_size(text: str) -> int:
 
 def _parse_integer(text: str) -> int:
     word = text.strip().replace("_", "")
-    if not re.fullmatch(r"[+-]?\d{1,18}", word):
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", word):
         raise ValueError("a whole number")
     return int(word)
 

@@ -10,7 +10,9 @@ Source: contract sections 1.1 (``cli.*.config-path``), 3 and 4; architecture sec
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
 C = TypeVar("C", bound=Section)
+_PAIR = re.compile(r"((?<!\\)(?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})")
 Shift = Callable[[int, int], tuple[int, int]]
 
 
@@ -226,9 +229,10 @@ def compose(text: str, source: str, shift: Shift | None = None) -> Node | None:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     if text.lstrip()[:1] in ("{", "["):
-        text = text.replace("\t", " ")  # JSON may be indented with tabs, YAML may not; a string cannot hold a raw tab in JSON
+        # What JSON allows and YAML does not: tabs as white space, and a character in two escapes.
+        text = _PAIR.sub(lambda match: match[1] + json.loads(f'"{match[2]}"'), text.replace("\t", " "))
     try:
-        documents = list(filter(None, yaml.compose_all(text, Loader=loader)))  # "---" alone is a document without a node
+        documents = [node for node in yaml.compose_all(text, Loader=loader) if node.tag != "tag:yaml.org,2002:null"]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)

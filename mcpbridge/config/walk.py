@@ -26,7 +26,6 @@ Table = dict[str, Any]  # key -> Field, or the Table of a section
 _EXPANSION = re.compile(r"\$\$\{|\$\{([^}]*)\}|\$\{")
 _NAME = re.compile(r"(?:env:)?([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 _SECRET = re.compile(r"secret:[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Found(NamedTuple):
@@ -134,7 +133,7 @@ class Reader:
             if key_node.id != "scalar":
                 self.fault(key_node, "a key must be plain text", key=key)
                 continue
-            name = whole_text(key_node)
+            name = _text(key_node)
             if name in seen:
                 full = f"{key}.{name}" if key else name
                 self.fault(key_node, f"is written twice; the first is on line {self.place(seen[name]).line}", "keep one", full)
@@ -142,9 +141,9 @@ class Reader:
             seen[name] = key_node
             yield name, key_node, value
         for key_node, value in merged:
-            if key_node.id == "scalar" and whole_text(key_node) not in seen:
-                seen[whole_text(key_node)] = key_node
-                yield whole_text(key_node), key_node, value
+            if key_node.id == "scalar" and _text(key_node) not in seen:
+                seen[_text(key_node)] = key_node
+                yield _text(key_node), key_node, value
 
     def _merged(self, node: Node) -> list[tuple[Node, Node]]:
         mappings = node.value if node.id == "sequence" else [node]
@@ -218,7 +217,7 @@ class Reader:
         """One scalar, expanded and parsed by the row's kind. Raises as ``value``."""
         if node.id != "scalar":
             raise self._refuse(node, f"must be {_article(field.row.kind)}, not {_shape(node)}", written)
-        raw = whole_text(node)
+        raw = _text(node)
         try:
             text = expand(raw, self.env, late_secrets=field.row.late_secrets)
         except ValueError as error:
@@ -283,12 +282,9 @@ def is_null(node: Node) -> bool:
     return bool(node.id == "scalar" and node.tag == "tag:yaml.org,2002:null")
 
 
-def whole_text(node: Node) -> str:
-    """The text of a scalar as written; surrogate pairs, which JSON writes as two escapes, become one character."""
-    text = str(node.value)
-    if _SURROGATES.search(text):
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+def _text(node: Node) -> str:
+    """The text of a scalar as written."""
+    return str(node.value)
 
 
 def _near(name: str, prefix: str, table: Table, root: Table) -> str:
@@ -314,7 +310,7 @@ def _paths(table: Table, prefix: str = "") -> Iterator[str]:
 
 def _shape(node: Node) -> str:
     if node.id == "scalar":
-        return "empty" if is_null(node) else _short(whole_text(node))
+        return "empty" if is_null(node) else _short(_text(node))
     return {"sequence": "a list", "mapping": "a mapping"}[node.id]
 
 

@@ -35,7 +35,6 @@ def test_numbers_are_no_secrets(number: object) -> None:
     assert safe("max_tokens", number) == number
 
 
-@pytest.mark.requirement("log.secrets")
 @pytest.mark.parametrize(
     ("text", "secret"),
     [

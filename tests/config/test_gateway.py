@@ -1,0 +1,95 @@
+"""What no row of the gateway can check alone: exposure, secrets, certificates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcpbridge.config.gateway import GatewayConfig, StaticToken, check, is_loopback, start_problems, weakness
+from mcpbridge.config.problems import Place
+from mcpbridge.config.rows import build
+
+STRONG = "kX9v2mQ7pL4sR8tY1wZ5bN3cF6hJ0dG="
+PLACES = {"server.host": Place("g.yaml", 2, 3)}
+
+
+def checked(**values: Any) -> list[str]:
+    config = build(GatewayConfig, {key.replace("__", "."): value for key, value in values.items()})
+    return [str(problem) for problem in check(config, PLACES)]
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "", "::", "192.168.1.5", "example.com", "127.0.0.1.example.com", "::ffff:10.0.0.1"]
+)
+def test_no_sign_in_is_possible_on_loopback_only(host: str) -> None:
+    faults = checked(server__host=host, auth__type="none")
+    cause = f"server.host: {host} is reachable from other machines and auth.type is none"
+    assert faults == [f"g.yaml:2:3: {cause} (set auth.type: bearer, or bind 127.0.0.1)"]
+    assert checked(server__host=host, auth__type="bearer") == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "LOCALHOST"])
+def test_loopback_needs_neither_sign_in_nor_tls(host: str) -> None:
+    assert is_loopback(host)
+    assert checked(server__host=host, auth__type="none", server__tls__enabled=False) == []
+
+
+def test_tls_off_is_possible_on_loopback_only() -> None:
+    assert (
+        "server.tls.enabled: false is possible on loopback only, not on 0.0.0.0"
+        in checked(server__host="0.0.0.0", server__tls__enabled=False)[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("secret", "why"),
+    [
+        ("short", "has 5 bytes and needs at least 32"),
+        ("x" * 31, "has 31 bytes"),
+        ("ä" * 15, "has 30 bytes"),
+        ("x" * 40, "repeats"),
+        ("abcabc" * 8, "repeats"),
+        ("your-256-bit-secret-your-256-bit-secret", "placeholder"),
+        ("change-me-in-production-change-me-please", "placeholder"),
+        ("supersecretsupersecretsupersecret1234567", "placeholder"),
+        ("This-is-an-example-secret-key-for-the-test", "placeholder"),
+    ],
+)
+def test_a_secret_that_can_be_guessed_is_refused(secret: str, why: str) -> None:
+    assert why in weakness(secret)
+    faults = checked(auth__jwt__secret=secret, sessions__seal_keys=(secret,))
+    assert len(faults) == 2 and all(secret not in fault and "openssl rand" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    "secret", [STRONG, "ä" * 16 + STRONG, "secret-" + STRONG, "correct horse battery staple and some more words"]
+)
+def test_a_strong_secret_is_accepted(secret: str) -> None:
+    assert weakness(secret) == ""
+
+
+def test_static_tokens_have_unique_names_and_known_scopes() -> None:
+    token = "t" * 32
+    twins = (StaticToken(name="a", token=token, scopes=("mcp:read", "mcp:root")), StaticToken(name="a", token=token))
+    assert checked(auth__static_tokens=twins) == [
+        "auth.static_tokens: token 'a': unknown scope 'mcp:root' (one of mcp:read, mcp:write, mcp:admin)",
+        "auth.static_tokens: two tokens are named 'a'",
+    ]
+
+
+def test_a_gateway_that_nobody_could_use_does_not_start() -> None:
+    faults = [str(problem) for problem in start_problems(GatewayConfig(), {})]
+    assert "nobody could sign in" in faults[0] and "JWT_SECRET" in faults[0]
+    assert [fault.split(":")[0] for fault in faults[1:]] == ["server.tls.cert_file", "server.tls.key_file"]
+    ready = build(GatewayConfig, {"auth.jwt.secret": STRONG, "server.tls.enabled": False})
+    assert start_problems(ready, {}) == []
+
+
+def test_certificates_that_are_none_do_not_start_either(tmp_path: Path) -> None:
+    path = tmp_path / "x.pem"
+    path.write_text("no certificate")
+    values = {"auth.jwt.secret": STRONG, "server.tls.cert_file": str(path), "server.tls.key_file": str(path)}
+    (problem,) = start_problems(build(GatewayConfig, values), {})
+    assert "certificate and key do not load" in str(problem)
