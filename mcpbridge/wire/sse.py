@@ -60,6 +60,8 @@ class SseParser:
         at = 0
         search = self._seen
         while (end := buffer.find(b"\n\n", search)) >= 0:
+            if buffer.startswith(b"\n", at):
+                at += 1  # the end of the empty line before
             if end - at > self._max:
                 self._refuse()
             event = _read_event(buffer, at, end)
@@ -70,8 +72,8 @@ class SseParser:
             search = at
         if at:
             del buffer[:at]
-        if len(buffer) > self._max:
-            self._refuse()
+        if len(buffer) - buffer.startswith(b"\n") - buffer.endswith(b"\n") > self._max:
+            self._refuse()  # however it goes on; line ends around the event do not count, so any pieces give one verdict
         self._seen = max(0, len(buffer) - 1)
         return events
 
@@ -85,6 +87,7 @@ class SseParser:
 
     def _refuse(self) -> None:
         self._buffer.clear()
+        self._seen = 0
         raise BridgeError("answer_too_large", f"an event of more than {self._max} bytes")
 
 

@@ -73,10 +73,15 @@ def test_mixed_line_ends_are_read():
 
 
 def test_an_event_at_the_limit_passes_and_one_beyond_is_refused():
-    assert SseParser(10).feed(b"data: 1234\n\n") == [message(b"1234")]
-    with pytest.raises(BridgeError) as caught:
-        SseParser(10).feed(b"data: 12345\n\n")
-    assert caught.value.reason == "answer_too_large"
+    for step in (1, 100):
+        parser = SseParser(10)
+        raw = b"data: 1234\n\n" * 3 + b"\n\ndata: 5678\n\n"
+        found = [event for at in range(0, len(raw), step) for event in parser.feed(raw[at : at + step])]
+        assert found == [message(b"1234")] * 3 + [message(b"5678")]
+    for before in (b"", b"data: a\n\n"):
+        with pytest.raises(BridgeError) as caught:
+            SseParser(10).feed(before + b"data: 12345\n\n")
+        assert caught.value.reason == "answer_too_large"
 
 
 def test_an_event_that_never_ends_is_refused_while_it_grows():
