@@ -40,6 +40,12 @@ class Row(NamedTuple):
     target: tuple[str, ...]
     cpu_ns: Callable[[], int]
     rss_mb: Callable[[], float]
+    post_mortem: Callable[[], str] = lambda: ""
+
+    @property
+    def program(self) -> str:
+        """Names the running program that several rows may share."""
+        return f"{self.name} {self.hop}"
 
 
 class Options(NamedTuple):
@@ -69,13 +75,13 @@ def main() -> int:
             for clients in options.clients:
                 order = list(enumerate(rows))
                 for place, row in order if number % 2 == 0 else order[::-1]:
-                    if row.name in broken:
+                    if row.program in broken:
                         continue
                     load = Load(row.kind, row.target, row.dialect, clients, options.seconds, load_core)
                     try:
                         samples.setdefault((place, clients), []).append(sample(load, row.cpu_ns, row.rss_mb))
                     except RuntimeError as error:
-                        broken[row.name] = str(error)
+                        broken[row.program] = f"{error}\n{row.post_mortem()}"
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
     document = {
         "machine": before,
@@ -136,10 +142,20 @@ def start_all(
         try:
             running.wait_until_it_listens()
         except RuntimeError as error:
-            broken[contender.name] = str(error)
+            broken[f"{contender.name} {contender.hop}"] = str(error)
         target = (f"http://127.0.0.1:{port}{contender.path}",)
         rows += [
-            Row(contender.name, contender.hop, contender.version, d, "http", target, running.cpu_ns, running.rss_mb)
+            Row(
+                contender.name,
+                contender.hop,
+                contender.version,
+                d,
+                "http",
+                target,
+                running.cpu_ns,
+                running.rss_mb,
+                running.post_mortem,
+            )
             for d in contender.dialects
         ]
     return sorted(rows, key=lambda row: row.hop), broken

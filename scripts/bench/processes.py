@@ -77,7 +77,13 @@ class Running:
                 return
             except OSError:
                 time.sleep(0.05)
-        raise RuntimeError(f"{self.name} does not listen on {self.port}:\n{self.log.read_text(errors='replace')[-1500:]}")
+        raise RuntimeError(f"{self.name} does not listen on {self.port}\n{self.post_mortem()}")
+
+    def post_mortem(self) -> str:
+        """Whether it still runs, and the end of what it said."""
+        code = self.process.poll()
+        state = "is running" if code is None else f"ended with {code}"
+        return f"{self.name} {state}; it said:\n{self.log.read_text(errors='replace')[-1500:]}"
 
     def cpu_ns(self) -> int:
         """CPU of the program and everything it started, without echo servers."""

@@ -1,4 +1,4 @@
-"""The benchmark's own parts: echo servers that answer correctly, a load generator that notices wrong answers, a guard that judges."""
+"""The benchmark's own parts: echo servers answer correctly, the load generator notices wrong answers, the guard judges."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_the_echo_server_speaks_the_legacy_dialect():
 
 def test_the_echo_server_speaks_the_modern_dialect():
     discovered, called, unknown = ask(
-        '{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{%s}}' % META,
-        '{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"echo","arguments":{"text":"x"},%s}}' % META,
-        '{"jsonrpc":"2.0","id":3,"method":"initialize","params":{%s}}' % META,
+        '{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{' + META + "}}",
+        '{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"echo","arguments":{"text":"x"},' + META + "}}",
+        '{"jsonrpc":"2.0","id":3,"method":"initialize","params":{' + META + "}}",
     )
     assert discovered["result"]["supportedVersions"] == ["2026-07-28"]  # type: ignore[index]
     assert called["result"]["resultType"] == "complete"  # type: ignore[index]
