@@ -40,6 +40,7 @@ from mcpbridge.transports.http1.server import HttpRequest, HttpServer, Responder
 from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, raise_fd_limit, run
 
 _log = log("gateway")
+MAX_ACCEPTED = 1000
 SNAPSHOT_AGE = 1.0  # seconds a snapshot is served before a new one is made (contract http.status)
 API = "/api/v1"
 BASE_HEADERS = (
@@ -263,13 +264,20 @@ class _Faces:
         self._mcp = mcp
         self._execute = execute
         self._rules = public_rules(config)
+        self._accepted: set[tuple[str | None, str | None]] = set()  # Host and Origin that passed: clients repeat themselves
         self._local = host_rules(LOOPBACK, config.server.allowed_origins)
         prefix = config.routing.prefix
         servers = tuple(bridge.servers.values())
         self._all: Server | tuple[Server, ...] = servers[0] if len(servers) == 1 and prefix != "always" else servers
 
     async def public(self, request: HttpRequest, responder: Responder) -> None:
-        refused = refusal(self._rules, request.headers.get("host"), request.headers.get("origin"))
+        names = (request.headers.get("host"), request.headers.get("origin"))
+        if names not in self._accepted:
+            refused = refusal(self._rules, *names)
+            if refused is None and len(self._accepted) < MAX_ACCEPTED:
+                self._accepted.add(names)
+        else:
+            refused = None
         if refused is not None:
             await self._gateway._app.refuse(responder, refused.status, refused.text, request.headers)
             return

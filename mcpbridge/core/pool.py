@@ -41,6 +41,10 @@ class SessionKey(NamedTuple):
     capabilities: str = ""
 
 
+MODERN_KEY = SessionKey("modern")
+"""All modern calls of a backend share one conversation."""
+
+
 class Owner(Inbox, Protocol):
     """The link that a conversation belongs to."""
 
@@ -175,11 +179,11 @@ class Pool:
 
     async def modern(self, remaining: float) -> BackendSession:
         """The conversation all modern calls share."""
-        return await self.shared(SessionKey("modern"), None, remaining)
+        return await self.shared(MODERN_KEY, None, remaining)
 
     async def probe_session(self) -> BackendSession:
         """A modern conversation to ask ``server/discover`` on; it stays the shared one if the server turns out modern."""
-        return await self.shared(SessionKey("modern"), None, self.start_timeout)
+        return await self.shared(MODERN_KEY, None, self.start_timeout)
 
     async def lease_logs(self, base: SessionKey, initialize: Request | None, owner: object, remaining: float) -> BackendSession:
         """A conversation on which only ``owner``'s calls ask for logs until ``release_logs``.

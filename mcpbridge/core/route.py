@@ -6,40 +6,35 @@ Source: architecture sections 5 and 7.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 from mcpbridge.core.client_session import AnyLink, ClientSession
 from mcpbridge.core.exchange import Exchange, Handler
 from mcpbridge.core.link import Link
-from mcpbridge.core.pool import SessionKey
+from mcpbridge.core.pool import MODERN_KEY
 from mcpbridge.core.server import Backend, Server
 from mcpbridge.core.tasks import share, wait_shared
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire.message import Notification, Request, Response
 from mcpbridge.wire.spec import LOG_LEVEL
 
-_MODERN = SessionKey("modern")
-
 
 def route(*, one: Handler, many: Handler) -> Handler:
     """``one`` answers exchanges with one server, ``many`` those of an endpoint that shows several."""
 
-    async def run(x: Exchange) -> Response | None:
-        if not isinstance(x.message, (Request, Notification)):
-            return None
+    def run(x: Exchange) -> Awaitable[Response | None]:
         if isinstance(x.target, Server):
-            if isinstance(x.message, Notification):
-                await tell(x, x.target)
-                return None
-            return await one(x)
-        return await many(x)
+            return one(x) if isinstance(x.message, Request) else tell(x, x.target)
+        return many(x) if isinstance(x.message, (Request, Notification)) else tell(x, None)
 
     return run
 
 
-async def tell(x: Exchange, server: Server) -> None:
+async def tell(x: Exchange, server: Server | None) -> None:
     """A client's notification for one server. Only legacy clients have any that a server could want (mcp-eras section 1.2)."""
-    assert isinstance(x.message, Notification)
-    link = x.session.links.get(server.name) if x.session is not None else None
+    if server is None or x.session is None or not isinstance(x.message, Notification):
+        return
+    link = x.session.links.get(server.name)
     if link is not None:
         await link.notify(x.message)
 
@@ -59,7 +54,7 @@ async def call_backend(x: Exchange) -> Response:
     if LOG_LEVEL not in x.request.meta:
         talk = await pool.modern(x.deadline.remaining(now))
         return await talk.upstream.call(x.request, x.reply)
-    talk = await pool.lease_logs(_MODERN, None, x.caller.connection or x, x.deadline.remaining(now))
+    talk = await pool.lease_logs(MODERN_KEY, None, x.caller.connection or x, x.deadline.remaining(now))
     try:
         return await talk.upstream.call(x.request, x.reply)
     finally:

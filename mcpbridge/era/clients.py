@@ -12,7 +12,7 @@ from msgspec import Raw
 from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import Exchange, NoReply
 from mcpbridge.core.link import LIST_CHANGED
-from mcpbridge.core.pool import BackendSession, SessionKey
+from mcpbridge.core.pool import MODERN_KEY, BackendSession
 from mcpbridge.core.server import Backend
 from mcpbridge.era.translate import initialize_result, to_legacy_response, to_modern_request
 from mcpbridge.errors import BridgeError
@@ -79,7 +79,7 @@ class ModernLink:
             talk = await pool.modern(remaining)
             response = await talk.upstream.call(self._stamp(request), x.reply)
         else:
-            talk = await pool.lease_logs(SessionKey("modern"), None, self.session, remaining)
+            talk = await pool.lease_logs(MODERN_KEY, None, self.session, remaining)
             try:
                 response = await talk.upstream.call(self._stamp(request), x.reply)
             finally:

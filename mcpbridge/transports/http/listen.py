@@ -68,7 +68,7 @@ class HttpFrontend:
         except BridgeError as error:
             await _refuse(responder, error.id, error, error.fault.status)
             return
-        caller = Caller("http", era, request.peer, dict(request.headers.items()))
+        caller = Caller("http", era, request.peer, request.headers)
         x = Exchange(message, view_of(message, era), caller, _NOBODY, self._new_deadline(), target)
         if era == "modern":
             await self._modern(x, responder)
@@ -159,7 +159,7 @@ class HttpFrontend:
             await responder.respond(405, [("allow", "POST")], b"")
             return
         op = SessionOp("GET" if request.method == "GET" else "DELETE")
-        caller = Caller("http", "legacy", request.peer, dict(request.headers.items()))
+        caller = Caller("http", "legacy", request.peer, request.headers)
         x = Exchange(op, View(op.method), caller, _NOBODY, self._new_deadline(), target, session_id=id)
         x.open_back = lambda _record: HttpSession()
         if op.method == "GET" and "text/event-stream" not in (request.headers.get("accept") or ""):
