@@ -1,54 +1,17 @@
-"""Files, variables and flags become one configuration, or every fault with its place at once."""
+"""A file becomes a configuration, or every fault with its place at once; where the file is searched."""
 
 from __future__ import annotations
 
-import json
 import os
-import textwrap
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from mcpbridge.config.gateway import GatewayConfig
-from mcpbridge.config.load import Flags, Loaded, find_file, gateway_program, load_gateway, load_router, router_program
+from mcpbridge.config.load import find_file, gateway_program, router_program
 from mcpbridge.config.problems import ConfigError
-from mcpbridge.config.router import RouterConfig
-from mcpbridge.config.rows import fields_of
-from mcpbridge.config.sections import EndpointSpec, ServerSpec
-
-SECRET = "kX9v2mQ7pL4sR8tY1wZ5bN3cF6hJ0dG="
-Write = Callable[..., str]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_file(text: str | bytes, name: str = "gateway.yaml") -> str:
-        path = tmp_path / name
-        path.write_bytes(text if isinstance(text, bytes) else textwrap.dedent(text).encode())
-        return str(path)
-
-    return write_file
-
-
-def gateway(path: str | None, env: Mapping[str, str] | None = None, flags: Flags | None = None) -> Loaded[GatewayConfig]:
-    return load_gateway(path, env or {}, flags)
-
-
-def router(path: str | None, env: Mapping[str, str] | None = None, flags: Flags | None = None) -> Loaded[RouterConfig]:
-    return load_router(path, env or {}, flags)
-
-
-def faults(path: str | None, env: Mapping[str, str] | None = None, *, of: Callable[..., object] = gateway) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        of(path, env)
-    assert caught.value.exit_code == 78
-    return [str(problem).replace(f"{path}:", "") for problem in caught.value.problems]
-
-
-def server_names(config: GatewayConfig | RouterConfig) -> list[str]:
-    return [spec.name for spec in config.servers]
-
+from mcpbridge.config.sections import EndpointSpec
+from tests.support.configs import Write, faults, gateway, router, server_names
 
 # -- faults
 
@@ -273,220 +236,6 @@ def test_two_servers_of_one_name_are_an_error_that_names_both_lines(write: Write
     assert "two servers are named 'a'; the first is on line 2" in faults(path)[0]
 
 
-CLIENT = {
-    "mcpServers": {
-        "files": {"command": "npx", "args": ["-y", "server"], "env": {"K": "v"}, "cwd": "/tmp", "type": "stdio"},
-        "My Docs": {"url": "https://a.example/mcp", "headers": {"X-Key": "k"}, "type": "http"},
-        "wind": {"serverUrl": "https://b.example/mcp", "alwaysAllow": ["x"]},
-        "gem": {"httpUrl": "https://c.example/mcp", "timeout": 5},
-        "off": {"command": 7, "disabled": True},
-        "self": {"command": "/usr/bin/mcpbridge", "args": ["router"]},
-        "old": {"url": "https://d.example/sse", "type": "sse"},
-        "emoji": {"command": "x", "args": ["\U0001f600"], "strange": 1},
-    }
-}
-
-
-@pytest.mark.requirement("config.mcpservers")
-@pytest.mark.parametrize("load", [gateway, router])
-@pytest.mark.parametrize("form", ["json-file", "json-tabs", "in-yaml"])
-def test_the_map_of_desktop_clients_is_accepted_verbatim(
-    write: Write, load: Callable[[str], Loaded[GatewayConfig] | Loaded[RouterConfig]], form: str
-) -> None:
-    text = json.dumps(CLIENT, indent="\t" if form == "json-tabs" else None)
-    loaded = load(write(text, "gateway.yaml" if form == "in-yaml" else "claude_desktop_config.json"))
-    by_name = {spec.name: spec.endpoints[0] for spec in loaded.config.servers}
-    assert by_name == {
-        "files": EndpointSpec(command="npx", args=("-y", "server"), env={"K": "v"}, cwd="/tmp"),
-        "My-Docs": EndpointSpec(url="https://a.example/mcp", headers={"X-Key": "k"}, protocol="http"),
-        "wind": EndpointSpec(url="https://b.example/mcp"),
-        "gem": EndpointSpec(url="https://c.example/mcp"),
-        "emoji": EndpointSpec(command="x", args=("\U0001f600",)),
-    }
-    said = "\n".join(str(warning) for warning in loaded.warnings)
-    assert "mcpServers.self: this is mcpbridge itself; skipped" in said
-    assert "mcpServers.old: type sse" in said and "shown as My-Docs" in said and "strange is not used" in said
-
-
-def test_a_file_of_a_client_keeps_its_other_keys_to_itself_and_leaves_the_embedded_defaults(write: Write) -> None:
-    loaded = gateway(write(json.dumps({**CLIENT, "globalShortcut": "x", "preferences": {}}), "settings.json"))
-    assert (loaded.config.auth.type, loaded.config.server.tls.enabled) == ("none", False)
-    assert len(loaded.config.servers) == 5
-    path = write(json.dumps({**CLIENT, "globalShortcut": "x", "server": {"port": 1}}), "ours.json")
-    assert "globalShortcut: unknown key" in faults(path)[0]
-
-
-@pytest.mark.parametrize(
-    ("entry", "cause"),
-    [
-        ({}, "neither url nor command"),
-        ({"command": "x", "url": "http://x/"}, "both"),
-        ({"command": ["x"]}, "not a list"),
-        ({"command": "x", "args": "y"}, "must be a list"),
-        ({"url": "x"}, "must be a URL"),
-        ("x", "must be a mapping"),
-    ],
-)
-def test_a_broken_entry_of_the_map_is_an_error_with_its_place(write: Write, entry: object, cause: str) -> None:
-    fault = faults(write(json.dumps({"mcpServers": {"a": entry}}), "c.json"))[0]
-    assert fault.startswith("1:") and "mcpServers.a" in fault and cause in fault
-
-
-# -- the wrapper
-
-
-@pytest.mark.parametrize("more", ["", "---\napiVersion: v1\nkind: Secret\n"])
-def test_a_config_map_is_unwrapped_and_faults_have_the_places_of_the_file(write: Write, more: str) -> None:
-    text = "kind: ConfigMap\nmetadata: {name: x}\ndata:\n  config.yaml: |\n    # comment\n    server:\n      port: 1234\n"
-    assert gateway(write(text + more)).config.server.port == 1234
-    assert faults(write(text + "      prot: 1\n" + more))[0].startswith("8:7: server.prot")
-    assert faults(write(text + "     x: 1\n" + more))[0].startswith("8:")
-
-
-# -- precedence and variables
-
-
-@pytest.mark.requirement("env.precedence")
-@pytest.mark.parametrize(
-    ("key", "own", "table", "values"),
-    [
-        ("logging.level", "MCPBRIDGE_LOGGING__LEVEL", "MCP_LOGGING_LEVEL", ["trace", "debug", "warn", "error", "info"]),
-        ("metrics.enabled", "MCPBRIDGE_METRICS__ENABLED", "MCP_METRICS_ENABLED", ["false", "off", "0", "no", "true"]),
-        ("server.port", "MCPBRIDGE_SERVER__PORT", "", ["1", "2", "", "4", "8443"]),
-        ("routing.request_timeout", "MCPBRIDGE_ROUTING__REQUEST_TIMEOUT", "", ["1s", "2s", "", "4s", "300"]),
-        (
-            "server.security.max_request_size",
-            "MCPBRIDGE_SERVER__SECURITY__MAX_REQUEST_SIZE",
-            "",
-            ["1KiB", "2KiB", "", "4KiB", "1MiB"],
-        ),
-        ("server.tls.cert_file", "MCPBRIDGE_SERVER__TLS__CERT_FILE", "", ["/1", "/2", "", "/4", "/tls/tls.crt"]),
-        ("server.host", "MCPBRIDGE_SERVER__HOST", "", ["::1", "127.0.0.2", "", "127.0.0.4", "127.0.0.1"]),
-        (
-            "server.allowed_origins",
-            "MCPBRIDGE_SERVER__ALLOWED_ORIGINS",
-            "",
-            ["http://1,http://2", "http://3", "", "[http://4]", ""],
-        ),
-        ("metrics.endpoint", "MCPBRIDGE_METRICS__ENDPOINT", "", ["x:1", "x:2", "", "'x:4'", "127.0.0.1:9090"]),
-    ],
-)
-def test_flag_before_own_variable_before_table_before_file_before_default(
-    write: Write, key: str, own: str, table: str, values: list[str]
-) -> None:
-    flag, own_value, table_value, file_value, default = values
-    section, _, last = key.rpartition(".")
-    nested = "".join(f"{part}: {{" for part in section.split(".")) + f"{last}: {file_value}" + "}" * len(section.split("."))
-    path, empty = write(nested), write("{}", "empty.yaml")
-    row = {field.key: field.row for field in fields_of(GatewayConfig)}[key]
-
-    def read(text: str) -> object:
-        if row.kind.form == "texts":
-            return tuple(part for part in text.strip("[]").split(",") if part)
-        return row.kind.parse(text.strip("'"))
-
-    def at(loaded: Loaded[GatewayConfig]) -> tuple[object, str]:
-        value: object = loaded.config
-        for part in key.split("."):
-            value = getattr(value, part)
-        return value, loaded.origins[key].kind
-
-    env = {own: own_value, **({table: table_value} if table else {})}
-    assert at(gateway(path, env, Flags({key: flag}))) == (read(flag), "flag")
-    assert at(gateway(path, env)) == (read(own_value), "env")
-    if table:
-        assert at(gateway(path, {table: table_value, own: ""})) == (read(table_value), "env")
-    assert at(gateway(path)) == (read(file_value), "file")
-    assert at(gateway(empty)) == (read(default), "default")
-    assert at(gateway(empty, {own: ""})) == (read(default), "default")
-
-
-@pytest.mark.requirement("env.bool")
-def test_a_bad_boolean_names_its_variable() -> None:
-    assert faults(None, {"MCP_METRICS_ENABLED": "maybe"}) == [
-        "MCP_METRICS_ENABLED: metrics.enabled must be true or false (also 1/0, yes/no, on/off), not 'maybe'"
-    ]
-
-
-@pytest.mark.requirement("env.MCP_LOGGING_LEVEL", "env.MCPBRIDGE_CONFIG")
-def test_variables_of_the_guide_set_their_keys(write: Write) -> None:
-    env = {"MCP_GATEWAY_URL": "https://g.example", "MCP_DIRECT_CLIENTS_ENABLED": "no", "MCP_LOGGING_LEVEL": "warning"}
-    config = router(None, env, Flags(only_servers=False)).config
-    assert (config.gateway.url, config.direct_clients.enabled, config.logging.level) == ("https://g.example", False, "warn")
-    env = {
-        "MCP_GATEWAY_STDIO_BACKENDS": "0",
-        "MCP_GATEWAY_HTTP_BACKENDS": "off",
-        "JWT_SECRET": SECRET,
-        "MCPBRIDGE_SEAL_KEY": SECRET[::-1],
-    }
-    path = write("server: {port: 5}\nauth: {type: none}\n")
-    found = gateway(None, {**env, "MCPBRIDGE_CONFIG": path})
-    assert found.path == path and found.config.server.port == 5
-    assert (found.config.backends.stdio.enabled, found.config.backends.http.enabled) == (False, False)
-    assert (found.config.auth.jwt.secret, found.config.sessions.seal_keys) == (SECRET, (SECRET[::-1],))
-    assert found.origins["auth.jwt.secret"].place.source == "JWT_SECRET"
-
-
-def test_a_list_of_servers_can_be_a_variable() -> None:
-    env = {"MCPBRIDGE_DISCOVERY__PROVIDERS__STATIC__SERVERS": '[{"name": "a", "command": "x"}]'}
-    assert server_names(gateway(None, env).config) == ["a"]
-    assert "name: is missing" in faults(None, {**env, "MCPBRIDGE_DISCOVERY__PROVIDERS__STATIC__SERVERS": "[{}]"})[0]
-    assert "not valid YAML" in faults(None, {"MCPBRIDGE_DISCOVERY__PROVIDERS__STATIC__SERVERS": "[{"})[0]
-
-
-def test_a_variable_of_ours_that_sets_nothing_is_an_error_unless_the_other_program_knows_it() -> None:
-    assert faults(None, {"MCPBRIDGE_SERVER__PROT": "1"}) == [
-        "MCPBRIDGE_SERVER__PROT: sets no known key (did you mean MCPBRIDGE_SERVER__PORT?)"
-    ]
-    assert router(None, {"MCPBRIDGE_SERVER__PORT": "1", "MCPBRIDGE_VERSION": "9"}).config == RouterConfig()
-
-
-def test_the_token_of_the_environment_is_a_static_token_of_the_gateway(write: Write) -> None:
-    path = write("{}")
-    token = "t" * 31 + "x"
-    added = gateway(path, {"MCP_AUTH_TOKEN": token}).config.auth.static_tokens
-    assert [(entry.name, entry.token, entry.scopes) for entry in added] == [
-        ("env", token, ("mcp:read", "mcp:write", "mcp:admin"))
-    ]
-    assert gateway(path, {"MCP_AUTH_TOKEN": "eyJh.eyJz.c2ln" + "x" * 32}).config.auth.static_tokens == ()
-    short = gateway(path, {"MCP_AUTH_TOKEN": "short"})
-    assert (
-        short.config.auth.static_tokens == ()
-        and "at least 32" in str(short.warnings[0])
-        and "short" not in str(short.warnings[0])
-    )
-    assert gateway(None, {"MCP_AUTH_TOKEN": token}).config.auth.static_tokens == ()  # embedded default: no sign-in
-
-
-# -- flags
-
-
-def test_servers_of_flags_join_those_of_the_file_and_replace_their_namesakes(write: Write) -> None:
-    path = write("servers: [{name: a, command: x}, {name: b, command: x}]\n")
-    flags = Flags(servers=[ServerSpec(name="b", endpoints=(EndpointSpec(command="new"),)), ServerSpec(name="c")])
-    loaded = gateway(path, {}, flags)
-    assert server_names(loaded.config) == ["a", "b", "c"]
-    assert loaded.config.servers[1].endpoints[0].command == "new"
-
-
-def test_an_ad_hoc_server_is_the_only_one_and_no_file_is_searched(tmp_path: Path) -> None:
-    place = tmp_path / "mcpbridge"
-    place.mkdir()
-    (place / "router.yaml").write_text("gateway: {url: https://g.example}\nservers: [{name: a, command: x}]\n")
-    env = {"XDG_CONFIG_HOME": str(tmp_path)}
-    assert server_names(router(None, env).config) == ["a"]
-    flags = Flags(servers=[ServerSpec(name="only")], only_servers=True)
-    loaded = router(None, {**env, "MCP_GATEWAY_URL": "https://g.example", "MCP_DIRECT_CLIENTS_ENABLED": "no"}, flags)
-    assert loaded.path is None and server_names(loaded.config) == ["only"]
-    assert (loaded.config.gateway.url, loaded.config.routing.prefix) == ("", "never")
-
-
-def test_a_wrong_flag_is_exit_64() -> None:
-    with pytest.raises(ConfigError, match=r"--level: logging.level must be") as caught:
-        gateway(None, {}, Flags({"logging.level": "loud"}))
-    assert caught.value.exit_code == 64
-
-
 # -- finding the file
 
 
@@ -534,20 +283,6 @@ def test_the_router_searches_its_places_in_order_also_the_one_of_the_guide(tmp_p
         path.parent.mkdir(parents=True)
         path.write_text("{}")
         assert find_file(router_program(), env) == str(path)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
-def test_a_found_file_that_everybody_can_write_may_not_start_commands(tmp_path: Path) -> None:
-    path = tmp_path / "mcpbridge/router.yaml"
-    path.parent.mkdir()
-    path.write_text("servers: [{name: a, command: x}]\n")
-    path.chmod(0o666)
-    env = {"XDG_CONFIG_HOME": str(tmp_path)}
-    with pytest.raises(ConfigError, match="can be written by everybody"):
-        router(None, env)
-    assert server_names(router(str(path), env).config) == ["a"]  # named by the user
-    path.write_text("servers: [{name: a, url: 'http://x/'}]\n")
-    assert server_names(router(None, env).config) == ["a"]
 
 
 def test_no_file_is_the_embedded_default(tmp_path: Path) -> None:

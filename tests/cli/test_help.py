@@ -1,0 +1,42 @@
+"""Help on errors: every row of the table has cause and action, and is found by code, by name and by its text."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcpbridge.cli import main
+from mcpbridge.cli.advice import ADVICE
+from mcpbridge.errors import FAULTS, BridgeError
+
+
+def test_every_error_has_a_cause_and_an_action_and_nothing_else_has() -> None:
+    assert ADVICE.keys() == FAULTS.keys()
+    assert all(len(cause) > 10 and len(action) > 5 for cause, action in ADVICE.values())
+
+
+@pytest.mark.requirement("error.client-hint")
+@pytest.mark.parametrize("reason", FAULTS)
+def test_an_error_is_explained_by_code_name_and_text(reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fault, (cause, action) = FAULTS[reason], ADVICE[reason]
+    message = str(BridgeError(reason, "something about server x"))
+    for wanted in (str(fault.code), reason, fault.text, fault.text.upper(), message):
+        assert main(["mcpbridge", "help", "errors", *wanted.split()]) == 0
+        out = capsys.readouterr().out
+        assert cause in out and action in out, wanted
+
+
+def test_all_errors_are_listed_without_an_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mcp-router", "help", "errors"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"({reason};" in out for reason in FAULTS)
+
+
+def test_an_unknown_error_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mcpbridge", "help", "errors", "conection", "refused"]) == 1
+    assert "did you mean 'connection refused'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["router", "token"])
+def test_help_on_a_command_is_its_own(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mcpbridge", "help", command]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: mcpbridge {command}")
