@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mcpbridge.core.session import Session
 
 Era = Literal["modern", "legacy"]
+QUESTION_WAIT = 600.0  # seconds a server's question waits for the client (contract routing.parked_ttl)
 
 
 @dataclass(slots=True, frozen=True)
@@ -114,7 +115,7 @@ class Deadline:
     ``limit`` caps what progress may add: each ``extend`` restarts the budget, the sum never passes ``limit`` budgets.
     """
 
-    __slots__ = ("_ends", "_hard", "_paused_at", "_pauses", "budget", "on_change")
+    __slots__ = ("_ends", "_hard", "_paused_at", "_pauses", "_watchers", "budget")
 
     def __init__(self, budget: float, now: float, limit: float = 10.0) -> None:
         self.budget = budget
@@ -122,7 +123,7 @@ class Deadline:
         self._hard = now + budget * limit
         self._pauses = 0
         self._paused_at = 0.0
-        self.on_change: Callable[[], None] | None = None  # told after every pause, resume and extension
+        self._watchers: list[Callable[[], None]] = []
 
     def remaining(self, now: float) -> float:
         """Seconds left, never negative; the value at the pause while paused."""
@@ -148,12 +149,22 @@ class Deadline:
 
     def extend(self, now: float) -> None:
         """Progress was seen: the budget starts anew, up to the hard end."""
+        now = self._paused_at if self._pauses else now
         self._ends = max(self._ends, min(now + self.budget, self._hard))
         self._changed()
 
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call ``changed`` after every pause, resume and extension; the parts of one exchange share its deadline."""
+        self._watchers.append(changed)
+
+    def unwatch(self, changed: Callable[[], None]) -> None:
+        """Stop; once for each ``watch``, and nothing when it has stopped already."""
+        if changed in self._watchers:
+            self._watchers.remove(changed)
+
     def _changed(self) -> None:
-        if self.on_change is not None:
-            self.on_change()
+        for changed in list(self._watchers):
+            changed()
 
 
 @dataclass(slots=True)

@@ -29,6 +29,7 @@ from mcpbridge.wire.spec import LOG_LEVEL, SUBSCRIPTION_ID
 
 _log = log("protocol")
 _NO_REPLY = NoReply()
+MAX_SERVED = 10_000  # requests of the other side that are served at once; a flood of them is refused
 
 
 class Call(msgspec.Struct):
@@ -159,7 +160,10 @@ class Peer:
         if isinstance(parsed, list):
             self._on_garbage(raw, BridgeError("invalid_request", "batches are not supported by this protocol version"))
             return
-        self._on_parsed(parsed)
+        try:
+            self._on_parsed(parsed)
+        except Exception as error:  # in the transport's callback: what else came with these bytes must not be lost
+            _log.error("message could not be taken", server=self._name, error=repr(error), exc_info=True)
 
     def _on_parsed(self, message: Message) -> None:
         if isinstance(message, Response):
@@ -173,20 +177,28 @@ class Peer:
                 refusal = BridgeError("invalid_request", "a request with this id is still in flight")
                 self._try_send(m.error(message.id, to_wire(refusal)).encode())
                 return
+            if len(self._tasks) >= MAX_SERVED:
+                refusal = BridgeError("queue_full", f"{MAX_SERVED} requests are in flight already")
+                self._try_send(m.error(message.id, to_wire(refusal)).encode())
+                return
             self.idle.clear()
-            self._tasks[message.id] = self._spawn(self._serve(message))
+            task = self._tasks[message.id] = self._spawn(self._serve(message))
+            task.add_done_callback(lambda _task: self._served(message.id))  # also when it is cancelled before it began
         else:
             self._on_notification(message)
 
     def _on_notification(self, notification: Notification) -> None:
         if notification.method == "notifications/cancelled":
-            task = self._tasks.get(_plain(notification.param("requestId")))
+            id = _plain(notification.param("requestId"))
+            task = self._tasks.get(id) if isinstance(id, (int, str)) else None
             if task is not None:
                 task.cancel(_plain(notification.param("reason")))
             return
         call = self._call_named_by(notification)
         if call is not None:
             call.reply.notify(incoming(notification, call.request))
+        elif notification.method == "notifications/progress":
+            _log.debug("progress of no call in flight dropped", server=self._name)  # to others its token means another call
         else:
             self._inbox.notified(notification)
 
@@ -217,11 +229,11 @@ class Peer:
         except Exception as error:
             _log.error("request failed inside the bridge", error=repr(error), method=request.method, exc_info=True)
             self._try_send(m.error(request.id, to_wire(BridgeError("internal_error"))).encode())
-        finally:
-            if self._tasks.get(request.id) is asyncio.current_task():
-                del self._tasks[request.id]
-            if not self._tasks:
-                self.idle.set()
+
+    def _served(self, id: RequestId) -> None:
+        del self._tasks[id]
+        if not self._tasks:
+            self.idle.set()
 
     def _on_garbage(self, raw: bytes, error: BridgeError) -> None:
         if self._client:

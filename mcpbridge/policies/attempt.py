@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from mcpbridge.core.exchange import Deadline, Exchange, Handler, Policy, Reply
+from mcpbridge.core.exchange import QUESTION_WAIT, Deadline, Exchange, Handler, Policy, Reply
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire.message import Notification, Request, Response
 
@@ -28,11 +28,11 @@ def timeout() -> Policy:
         try:
             return await handler(x)
         except asyncio.CancelledError:
-            if alarm.rang and alarm.task.uncancel() <= alarm.cancelling:
+            if alarm.silence():
                 raise BridgeError("timeout", _late(x), server=x.backend.server.name if x.backend else None) from None
             raise
         finally:
-            alarm.stop()
+            alarm.silence()
             x.reply = reply
 
     return policy
@@ -41,29 +41,34 @@ def timeout() -> Policy:
 class _Alarm:
     """Cancels the current task when the deadline is over, however often it moves: ``asyncio.timeout`` at a third of its cost."""
 
-    __slots__ = ("_deadline", "_handle", "_loop", "cancelling", "rang", "task")
+    __slots__ = ("_cancelling", "_deadline", "_handle", "_loop", "_rang", "_task")
 
     def __init__(self, deadline: Deadline) -> None:
         self._loop = asyncio.get_running_loop()
         self._deadline = deadline
-        self.task = cast("asyncio.Task[Any]", asyncio.current_task())
-        self.cancelling = self.task.cancelling()
-        self.rang = False
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._cancelling = self._task.cancelling()
+        self._rang = False
         now = self._loop.time()
         self._handle = self._loop.call_at(now + deadline.remaining(now), self._ring)
-        deadline.on_change = self._move
+        if deadline.paused:  # by another part of the same exchange
+            self._handle.cancel()
+        deadline.watch(self._move)
 
-    def stop(self) -> None:
+    def silence(self) -> bool:
+        """Stop; whether it rang and nobody else cancelled the task. Its own cancellation is taken back."""
         self._handle.cancel()
-        self._deadline.on_change = None
+        self._deadline.unwatch(self._move)
+        rang, self._rang = self._rang, False
+        return rang and self._task.uncancel() <= self._cancelling
 
     def _ring(self) -> None:
-        self.rang = True
-        self.task.cancel("the deadline is over")
+        self._rang = True
+        self._task.cancel("the deadline is over")
 
     def _move(self) -> None:
         self._handle.cancel()
-        if not self._deadline.paused:
+        if not self._deadline.paused and not self._rang:
             now = self._loop.time()
             self._handle = self._loop.call_at(now + self._deadline.remaining(now), self._ring)
 
@@ -95,6 +100,9 @@ class _Timed:
         time = asyncio.get_running_loop().time
         self._deadline.pause(time())
         try:
-            return await self._reply.ask(request)
+            async with asyncio.timeout(QUESTION_WAIT):
+                return await self._reply.ask(request)
+        except TimeoutError:
+            raise BridgeError("timeout", f"the client did not answer {request.method} in {QUESTION_WAIT:g} s") from None
         finally:
             self._deadline.resume(time())
