@@ -9,8 +9,6 @@ import pytest
 
 from mcpbridge.cli import main
 
-pytestmark = pytest.mark.requirement("cli.config.validate")
-
 
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

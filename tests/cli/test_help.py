@@ -14,7 +14,6 @@ def test_every_error_has_a_cause_and_an_action_and_nothing_else_has() -> None:
     assert all(len(cause) > 10 and len(action) > 5 for cause, action in ADVICE.values())
 
 
-@pytest.mark.requirement("error.client-hint")
 @pytest.mark.parametrize("reason", FAULTS)
 def test_an_error_is_explained_by_code_name_and_text(reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     fault, (cause, action) = FAULTS[reason], ADVICE[reason]
