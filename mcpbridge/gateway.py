@@ -111,8 +111,7 @@ class Gateway:
             endpoint = bridge.endpoint()
             front = bridge.front(
                 [
-                    access_log(self._registry),  # outermost: sees every outcome, also refusals
-                    self._status.policy(),  # rates and latencies of what the access log counts
+                    access_log(self._registry, self._status.tallies),  # outermost: sees every outcome, also refusals
                     refusing_while(bridge.draining),  # before work is begun
                     authenticate(verify),  # sets caller.principal
                     sessions(bridge.sessions, lambda record: _mint(sealer, record, bridge.instance, config.sessions.ttl)),

@@ -8,13 +8,13 @@ Source: contract section 2.1; architecture section 10.
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections import deque
 from collections.abc import Mapping
 
 from mcpbridge import __version__
 from mcpbridge.bridge import Bridge
-from mcpbridge.core.exchange import Exchange, Handler, Policy
+from mcpbridge.core.exchange import Exchange
 from mcpbridge.core.server import Backend
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.metrics import Counter, Registry, Summary
@@ -35,60 +35,38 @@ from mcpbridge.observe.snapshot import (
     tally,
     timestamp,
 )
-from mcpbridge.wire.message import Request, Response
+from mcpbridge.policies.access_log import Tally
 
-RATE_WINDOW = 10  # seconds over which a rate is measured
+RATE_WINDOW = 10.0  # seconds over which rates are measured
 STRATEGY = "least_conn"
 
 
-class Rate:
-    """Events per second over the last whole RATE_WINDOW seconds. Seconds of a clock that never goes back."""
+class Rates:
+    """Requests per second and share of failures, from totals looked at now and then: a call itself costs nothing here.
+
+    Over the looks of the last RATE_WINDOW seconds, or since the one before when nobody looked for longer.
+    """
 
     def __init__(self, now: float) -> None:
-        self._counts = [0] * (RATE_WINDOW + 1)
-        self._second = int(now)
-        self._started = now
+        self._looks: deque[tuple[float, int, int]] = deque([(now, 0, 0)])
 
-    def add(self, now: float) -> None:
-        self._advance(now)
-        self._counts[self._second % len(self._counts)] += 1
-
-    def read(self, now: float) -> float | None:
-        """None until the process is a second old."""
-        self._advance(now)
-        seconds = min(RATE_WINDOW, int(now - self._started))
-        if seconds < 1:
-            return None
-        whole = [self._counts[(self._second - back) % len(self._counts)] for back in range(1, seconds + 1)]
-        return sum(whole) / seconds
-
-    def _advance(self, now: float) -> None:
-        for second in range(max(self._second + 1, int(now) - RATE_WINDOW), int(now) + 1):
-            self._counts[second % len(self._counts)] = 0
-        self._second = int(now)
+    def look(self, now: float, calls: int, failures: int) -> tuple[float | None, float | None]:
+        """``(requests per second, error rate)``; None where nothing can be said. Totals since the start; seconds."""
+        looks = self._looks
+        while len(looks) > 1 and looks[1][0] <= now - RATE_WINDOW:
+            looks.popleft()
+        then, calls_then, failures_then = looks[0]
+        if now - looks[-1][0] >= 0.25:
+            looks.append((now, calls, failures))
+        if now - then < 0.25:
+            return None, None
+        done = calls - calls_then
+        return round(done / (now - then), 3), round((failures - failures_then) / done, 6) if done else None
 
 
-class _Traffic:
-    """Calls of one protocol or backend: rate, latencies, and errors over the same window."""
-
-    def __init__(self, now: float) -> None:
-        self.rate = Rate(now)
-        self.failures = Rate(now)
-        self.latency = Window()
-
-    def add(self, seconds: float, *, failed: bool, now: float) -> None:
-        self.rate.add(now)
-        if failed:
-            self.failures.add(now)
-        self.latency.add(seconds, now)
-
-    def error_rate(self, now: float) -> float | None:
-        calls, failures = self.rate.read(now), self.failures.read(now)
-        return round((failures or 0.0) / calls, 6) if calls else None
-
-    def percentiles(self, now: float) -> Latency:
-        buckets = self.latency.buckets(now)
-        return Latency(*(None if (v := quantile(buckets, q)) is None else round(v * 1000, 3) for q in (0.5, 0.95, 0.99)))
+def percentiles(buckets: Mapping[int, int]) -> Latency:
+    """p50, p95 and p99 of a sketch in milliseconds."""
+    return Latency(*(None if (v := quantile(buckets, q)) is None else round(v * 1000, 3) for q in (0.5, 0.95, 0.99)))
 
 
 class Status:
@@ -97,8 +75,10 @@ class Status:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self._sequence = 0
-        self._backends: dict[str, _Traffic] = {}
-        self._protocols: dict[str, _Traffic] = {name: _Traffic(time.monotonic()) for name in PROTOCOL_NAMES}
+        self.tallies: dict[str, Tally] = {name: Tally() for name in PROTOCOL_NAMES}  # the access log's
+        self._latencies: dict[str, Window] = {}  # by backend
+        self._rates: dict[str, Rates] = {}
+        self._started = time.monotonic()
         self._balanced: dict[str, tuple[Counter, Summary]] = {}
         self._converted: dict[tuple[str, str, str], Counter] = {}
         self._states: dict[str, str] = {}
@@ -107,11 +87,11 @@ class Status:
         """One attempt has ended (``core.server.Observe``)."""
         now = time.monotonic()
         failed = error is not None and error.fault.blames == "backend"
-        traffic = self._backends.get(backend.name)
-        if traffic is None:
-            traffic = self._backends[backend.name] = _Traffic(now)
+        window = self._latencies.get(backend.name)
+        if window is None:
+            window = self._latencies[backend.name] = Window()
         if x.view.method != "subscriptions/listen":
-            traffic.add(seconds, failed=failed, now=now)
+            window.add(seconds, now)
         pair = self._balanced.get(backend.protocol)
         if pair is None:
             pair = self._balanced[backend.protocol] = (
@@ -130,30 +110,6 @@ class Status:
                 labels = {"from": key[0], "to": key[1], "result": key[2]}
                 counter = self._converted[key] = self.registry.counter("mcp_gateway_protocol_conversion_total", **labels)
             counter.inc()
-
-    def policy(self) -> Policy:
-        """Counts every request per frontend protocol; stands beside the access log."""
-
-        async def policy(x: Exchange, handler: Handler) -> Response | None:
-            if not isinstance(x.message, Request) or x.view.method == "subscriptions/listen":
-                return await handler(x)
-            started = time.monotonic()
-            failed = True
-            try:
-                response = await handler(x)
-                failed = False
-                return response
-            except BridgeError as error:
-                failed = error.fault.blames != "client"
-                raise
-            except asyncio.CancelledError:
-                failed = False
-                raise
-            finally:
-                now = time.monotonic()
-                self._protocols[x.caller.protocol].add(now - started, failed=failed, now=now)
-
-        return policy
 
     def snapshot(
         self,
@@ -193,8 +149,9 @@ class Status:
         )
 
     def _backend(self, backend: Backend, now: float) -> BackendStatus:
-        traffic = self._backends.get(backend.name)
+        window = self._latencies.get(backend.name)
         outcome = backend.outcome
+        _rate, errors = self._look(backend.name, now, outcome.calls, outcome.failures)
         return BackendStatus(
             server=backend.server.name,
             endpoint=backend.name,
@@ -208,8 +165,8 @@ class Status:
             version=backend.version,
             in_flight=backend.active,
             consecutive_failures=outcome.consecutive,
-            latency_ms=traffic.percentiles(now) if traffic else Latency(),
-            error_rate=traffic.error_rate(now) if traffic else None,
+            latency_ms=percentiles(window.buckets(now)) if window else Latency(),
+            error_rate=errors,
             last_check=timestamp(outcome.last_at) if outcome.last_at is not None else None,
             since=timestamp(backend.since),
         )
@@ -217,7 +174,9 @@ class Status:
     def _protocol(self, name: str, frontend: Frontend | None, backends: tuple[BackendStatus, ...], now: float) -> ProtocolStatus:
         own = [b for b in backends if b.protocol == name]
         enabled = frontend is not None or bool(own)
-        traffic = self._protocols[name]
+        tally_of = self.tallies[name]
+        rate, errors = self._look(name, now, tally_of.requests, tally_of.failures)
+        durations = self.registry.summary("mcp_gateway_request_duration_seconds", protocol=name).read((name,), now)
         state: State = "disabled"
         reason = None
         if enabled:
@@ -239,10 +198,16 @@ class Status:
             frontend=frontend or Frontend(False),
             reason=reason,
             backends=tally(own),
-            requests_per_sec=traffic.rate.read(now) if frontend is not None else None,
-            error_rate=traffic.error_rate(now),
-            latency_ms=traffic.percentiles(now),
+            requests_per_sec=rate if frontend is not None else None,
+            error_rate=errors if frontend is not None else None,
+            latency_ms=percentiles(durations.sketch),
         )
+
+    def _look(self, name: str, now: float, calls: int, failures: int) -> tuple[float | None, float | None]:
+        rates = self._rates.get(name)
+        if rates is None:
+            rates = self._rates[name] = Rates(self._started)
+        return rates.look(now, calls, failures)
 
     def _note_changes(self, bridge: Bridge, backends: tuple[BackendStatus, ...]) -> None:
         for backend in backends:

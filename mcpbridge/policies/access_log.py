@@ -38,8 +38,21 @@ class _ErrorCode(msgspec.Struct):
 _code_of = msgspec.json.Decoder(_ErrorCode).decode
 
 
-def access_log(registry: Registry, clock: Callable[[], float] = perf_counter) -> Policy:
-    """``clock`` gives seconds that never go back."""
+class Tally:
+    """Finished requests of one frontend protocol since the start, and how many failed through no fault of the client."""
+
+    __slots__ = ("failures", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.failures = 0
+
+
+def access_log(
+    registry: Registry, tallies: dict[str, Tally] | None = None, clock: Callable[[], float] = perf_counter
+) -> Policy:
+    """``tallies`` by frontend protocol, for rates. ``clock`` gives seconds that never go back."""
+    tallies = {} if tallies is None else tallies
     counters: dict[tuple[str, int], Counter] = {}
     durations: dict[str, tuple[Summary, Histogram]] = {}
 
@@ -52,6 +65,11 @@ def access_log(registry: Registry, clock: Callable[[], float] = perf_counter) ->
         counter.inc()
         if seconds is None:
             return
+        tally = tallies.get(protocol)
+        if tally is None:
+            tally = tallies[protocol] = Tally()
+        tally.requests += 1
+        tally.failures += status >= 500
         pair = durations.get(protocol)
         if pair is None:
             pair = durations[protocol] = (
