@@ -39,7 +39,7 @@ def ticks(*times: float) -> Any:
 
 
 async def run(x: Exchange, handler: Handler, registry: Registry | None = None) -> m.Response | None:
-    return await access_log(registry or Registry(), ticks(10.0, 10.25))(x, handler)
+    return await access_log(registry or Registry(), clock=ticks(10.0, 10.25))(x, handler)
 
 
 def counts(registry: Registry) -> dict[tuple[str, ...], float]:
