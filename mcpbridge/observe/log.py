@@ -23,6 +23,7 @@ Format = Literal["json", "text"]
 LEVELS: Final[dict[str, int]] = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "error": 40}
 MAX_FIELDS: Final = 40
 
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 _PIPE_ROOM = 4096  # POSIX: a pipe that polls writable takes this much without blocking
 _COLOURS = {"trace": "2", "debug": "2", "info": "32", "warn": "33", "error": "31"}
 
@@ -140,11 +141,11 @@ def _line(level: str, component: str, message: str, event: str | None, protocol:
             key += "_"
         kept = safe(key, value)
         if isinstance(kept, (dict, list)):
-            text = json.dumps(kept, ensure_ascii=False, default=str)
+            text = _encode(kept)
             if len(text) * 4 > MAX_FIELD_BYTES and len(text.encode()) > MAX_FIELD_BYTES:
                 kept = cut(text)
         record[key] = kept
-    return _as_text(record) if _out.format == "text" else json.dumps(record, ensure_ascii=False, default=str)
+    return _as_text(record) if _out.format == "text" else _encode(record)
 
 
 def _as_text(record: dict[str, Any]) -> str:
@@ -157,7 +158,7 @@ def _as_text(record: dict[str, Any]) -> str:
     for key, value in record.items():
         if key in ("time", "level", "component", "message", "traceback") or (key == "protocol" and value == "none"):
             continue
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        text = value if isinstance(value, str) else _encode(value)
         line += f"  {key}={json.dumps(text, ensure_ascii=False)}" if " " in text or not text else f"  {key}={text}"
     if "traceback" in record:
         line += "".join(f"\n    {part}" for part in str(record["traceback"]).rstrip("\n").split("\n"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 MASK: Final = "***"
@@ -15,6 +16,7 @@ MAX_FIELD_BYTES: Final = 2048
 _MAX_DEPTH = 4
 _MAX_ITEMS = 50
 _MAX_LITERALS = 500
+_SHORT = 100
 _MIN_LITERAL = 6  # a shorter "secret" would blank ordinary words
 
 _SECRET_KEY = re.compile(
@@ -60,6 +62,7 @@ def conceal(value: str) -> None:
         del _known.values[next(iter(_known.values))]
     _known.values[value] = None
     _known.pattern = None
+    _short.cache_clear()
 
 
 def redact(text: str) -> str:
@@ -101,6 +104,17 @@ def cut(text: str, *, tail: bool = False) -> str:
     return raw[:room].decode("utf-8", "ignore") + "…"
 
 
+@lru_cache(4096)
+def _is_secret(key: str) -> bool:
+    return _SECRET_KEY.search(key) is not None
+
+
+@lru_cache(4096)
+def _short(text: str) -> str:
+    """Methods, names and messages repeat in line after line; the patterns need not."""
+    return clean(redact(text))
+
+
 def safe(key: str, value: Any, depth: int = 0) -> Any:
     """A JSON-able value without secrets, control characters or unbounded size."""
     if value is None or isinstance(value, bool):
@@ -109,7 +123,7 @@ def safe(key: str, value: Any, depth: int = 0) -> Any:
         return value if -(1 << 63) <= value < 1 << 64 else str(value)[:64]
     if isinstance(value, float):
         return value if value - value == 0 else None  # NaN and infinity are no JSON
-    if _SECRET_KEY.search(key):
+    if _is_secret(key):
         return MASK
     if isinstance(value, Mapping) and depth < _MAX_DEPTH:
         items = list(value.items())[:_MAX_ITEMS]
@@ -119,6 +133,8 @@ def safe(key: str, value: Any, depth: int = 0) -> Any:
     if isinstance(value, (bytes, bytearray, memoryview)):
         value = bytes(value[: MAX_FIELD_BYTES * 2]).decode("utf-8", "backslashreplace")
     text = value if isinstance(value, str) else str(value)
+    if len(text) <= _SHORT and key != "traceback":
+        return _short(text)
     trace_text = key == "traceback"
     if len(text) > MAX_FIELD_BYTES * 4:  # bound the work before the patterns run; what falls off would be cut anyway
         text = text[-MAX_FIELD_BYTES * 4 :] if trace_text else text[: MAX_FIELD_BYTES * 4]
