@@ -83,6 +83,7 @@ def test_any_other_text_is_refused(text):
         "A" * (MAX_SEAL_CHARS + 1),
         SEALED * 2,
     ],
+    ids=["padded", "newline", "blank", "dot", "cut", "longer", "empty", "surrogate", "huge", "twice"],
 )
 def test_a_seal_has_exactly_one_spelling(spelling):
     with pytest.raises(SealError):
