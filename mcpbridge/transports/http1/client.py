@@ -289,8 +289,11 @@ class ClientConnection(asyncio.Protocol):
         self._chunks = None
         self._is_busy = False
         self.keep_alive_timeout = head.keep_alive_timeout
-        # A server that answered before it took the whole request will read the rest as the next one.
-        if reusable and head.keep_alive and not self._transport.is_closing() and not self._transport.get_write_buffer_size():
+        if self._transport.get_write_buffer_size():
+            # The server answered before it took the whole request: it would read the rest as the next one.
+            self._transport.abort()
+            self._retire()
+        elif reusable and head.keep_alive and not self._transport.is_closing():
             self.resume()
             self._on_free(self, True)
         else:

@@ -188,6 +188,24 @@ async def test_a_client_that_goes_in_flight_cancels_its_request(serve, connect, 
     assert await client.is_cut()
 
 
+async def test_a_client_that_says_no_more_while_it_does_not_read_is_gone_at_once(serve, connect, eventually):
+    gone = asyncio.Event()
+
+    async def handler(request, responder):
+        responder.on_gone = gone.set
+        await responder.respond(200, [], b"x" * 50_000_000)
+
+    server = await serve(handler)
+    client = await connect(server)
+    client.reader._transport.pause_reading()
+    client.send(GET)
+    await eventually(lambda: any(one._backlog for one in server._connections))
+    client.writer.write_eof()
+    async with asyncio.timeout(5):
+        await gone.wait()
+    await eventually(lambda: server.connections == 0)
+
+
 async def test_a_handler_that_wants_to_go_on_is_told_and_not_cancelled(serve, connect):
     gone, done = asyncio.Event(), asyncio.Event()
 

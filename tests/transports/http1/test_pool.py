@@ -354,7 +354,7 @@ async def test_a_closed_pool_ends_its_calls_and_takes_no_more(scripted, pool, ev
     await fetch(one)
     one._idle[0].idle_since -= 10
     call = asyncio.get_running_loop().create_task(fetch(one))
-    await eventually(lambda: one.stats().in_use == 1)
+    await eventually(lambda: len(one._busy) == 1)
     await one.close()
     await one.close()
     with pytest.raises(BridgeError) as caught:

@@ -155,6 +155,15 @@ async def test_a_tls_port_stops_accepting_too(serve, connect, tls):
     assert (await client.answer()).status == 200
 
 
+async def test_closing_ends_handshakes_too(serve, connect, tls, eventually):
+    server = await serve(ssl=tls.server)
+    silent = await connect(server)
+    await eventually(lambda: server.connections == 1)
+    await server.close()
+    assert server.connections == 0
+    assert await silent.is_cut()
+
+
 async def test_a_host_with_two_addresses_gets_one_port(serve):
     server = await serve(host="localhost")
     assert server.port > 0
