@@ -155,6 +155,7 @@ def prompt_initialize(server: Server, wait: float) -> Policy:
         known = _usable(server.hello, session.record.version)
         backend = server.choose(x, set())
         opening = asyncio.ensure_future(open_link(session, backend, request, backend.pool.start_timeout))
+        opening.add_done_callback(_seen)  # whoever wanted the answer may be gone by then
         await asyncio.wait([opening], timeout=0.0 if known else wait)
         if opening.done():
             return opening.result()
@@ -183,6 +184,11 @@ def prompt_initialize(server: Server, wait: float) -> Policy:
         return Response(request.id, Raw(said))
 
     return policy
+
+
+def _seen(done: asyncio.Future[Response]) -> None:
+    if not done.cancelled():
+        done.exception()
 
 
 def _usable(hello: dict[str, bytes], version: str) -> bytes | None:

@@ -70,13 +70,13 @@ class Link:
         request = x.request
         now = asyncio.get_running_loop().time()
         if self._talk is None or self._talk.is_closed:
-            await self._reach(x.deadline.remaining(now))
+            await self._reach(self._backend.pool.patience(x.deadline))
         if self._order.locked():  # a notification sent before this call is still on its way
             async with self._order:
                 pass
         if request.method in _NEEDS_OWN and not self._wants_own and self.server.isolation != "shared":
             self._wants_own = True
-            await self._reach(x.deadline.remaining(now))
+            await self._reach(self._backend.pool.patience(x.deadline))
         self._calls[request.id] = x
         assert self._talk is not None
         self._talk.last_used = now
@@ -86,7 +86,7 @@ class Link:
             except BridgeError as error:
                 if error.reason != "backend_session_lost":
                     raise
-                await self._reach(x.deadline.remaining(now))  # the server forgot the session and did not run the call
+                await self._reach(self._backend.pool.patience(x.deadline))  # the server forgot the session and did not run the call
                 response = await self._upstream().call(request, x.reply)
         finally:
             self._calls.pop(request.id, None)

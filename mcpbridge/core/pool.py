@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from mcpbridge.core.backoff import Backoff
-from mcpbridge.core.exchange import Era, NoReply
+from mcpbridge.core.exchange import Deadline, Era, NoReply, Reply
 from mcpbridge.core.ports import Inbox, Upstream
 from mcpbridge.core.server import Backend
 from mcpbridge.core.tasks import share, wait_shared
@@ -29,6 +29,7 @@ from mcpbridge.wire.message import Notification, Request, Response
 _NO_REPLY = NoReply()
 MIN_IDLE = 1.0  # seconds without use after which a conversation may be ended to make room
 LOOK = 0.25  # seconds between looks for one that became idle
+PATIENCE = 15.0  # seconds a call waits for a server that is still starting, which goes on starting; longer than the era probe's silence
 QUEUE_WAIT = 5.0  # seconds a call waits for a free child (reliability section 1: queue wait 5 s)
 
 
@@ -71,8 +72,9 @@ class BackendSession:
         self.upstream: Upstream
         self.hello: Response | None = None
         self.listeners: list[Inbox] = []
-        self.users = 0
+        self.users = 0  # calls in flight, and links and listens that stay
         self.last_used = 0.0
+        self.is_open = False  # its handshake is done
         self.log_owner: object | None = None  # whose calls may ask for logs now; see Pool.lease_logs
         self.log_calls = 0
         self.log_level: str | None = None  # as set for modern clients
@@ -84,9 +86,20 @@ class BackendSession:
     @property
     def is_idle(self) -> bool:
         """Whether it can be ended to make room for another."""
+        if not self.is_open:
+            return False
         if self.owner is not None:
             return self.owner.is_idle
-        return self.users == 0 and self.log_calls == 0 and self.key.era == "legacy"
+        return self.users == 0 and self.log_calls == 0
+
+    async def call(self, request: Request, reply: Reply) -> Response:
+        """``Upstream.call``; while it runs the conversation is in use."""
+        self.users += 1
+        try:
+            return await self.upstream.call(request, reply)
+        finally:
+            self.users -= 1
+            self.last_used = asyncio.get_running_loop().time()
 
     def notified(self, notification: Notification) -> None:
         for listener in list(self.listeners):
@@ -147,7 +160,7 @@ class Pool:
 
     def noise(self) -> str:
         """The newest thing a child wrote on its output that is no message, to name in a timeout; "" if none did."""
-        return next((said for s in self._live if (said := s.upstream.noise)), "")
+        return next((said for s in list(self._live) if (said := s.upstream.noise)), "")
 
     async def shared(self, key: SessionKey, initialize: Request | None, remaining: float) -> BackendSession:
         """The conversation for ``key``, opened once for all who wait for it.
@@ -161,9 +174,10 @@ class Pool:
         if future is None:
             self.misses += 1
             future = self._shared[key] = share(self.backend.spawn, self._open(key, initialize, None))
+            future.add_done_callback(lambda done: self._forget_failed(key, done))
         else:
             self.hits += 1
-        session = await wait_shared(future, remaining, self._still_starting())
+        session = await wait_shared(future, remaining, self.still_starting())
         session.last_used = asyncio.get_running_loop().time()
         return session
 
@@ -172,7 +186,7 @@ class Pool:
         self.misses += 1
         future = share(self.backend.spawn, self._open(key, initialize, owner))
         try:
-            return await wait_shared(future, remaining, self._still_starting())
+            return await wait_shared(future, remaining, self.still_starting())
         except (asyncio.CancelledError, BridgeError):
             future.add_done_callback(self._discard)  # whoever wanted it is gone: it must not live on without an owner
             raise
@@ -229,8 +243,12 @@ class Pool:
         if not self.idle_timeout:
             return
         now = asyncio.get_running_loop().time()
-        for session in [s for s in self._live if s.owner is None and s.users == 0 and now - s.last_used > self.idle_timeout]:
+        for session in [s for s in self._live if s.owner is None and s.is_idle and now - s.last_used > self.idle_timeout]:
             await session.close()
+
+    def _forget_failed(self, key: SessionKey, done: asyncio.Future[BackendSession]) -> None:
+        if done.exception() is not None and self._shared.get(key) is done:
+            del self._shared[key]
 
     async def _open(self, key: SessionKey, initialize: Request | None, owner: Owner | None) -> BackendSession:
         await self._take_place()
@@ -253,17 +271,18 @@ class Pool:
             raise error from None
         except BridgeError as error:
             await session.close()
-            self._failed(error)
-            failure = BridgeError(error.reason, f"server {self.backend.server.name!r}: {error.detail or error}", sent=False, **error.data)
+            data = {"server": self.backend.server.name} | error.data
+            failure = BridgeError(error.reason, f"server {self.backend.server.name!r}: {error.detail or error}", sent=False, **data)
+            self._failed(failure)
             self.backend.failed(failure)
             raise failure from error
         except BaseException:
             await session.close()
             raise
         finally:
-            self._starting -= 1
             self._freed.set()
         session.last_used = asyncio.get_running_loop().time()
+        session.is_open = True
         if session.is_closed:
             raise BridgeError("server_exited", f"server {self.backend.server.name!r} ended during its handshake", sent=False)
         self._not_before = 0.0
@@ -274,8 +293,11 @@ class Pool:
         return session
 
     async def _start(self, session: BackendSession, initialize: Request | None) -> None:
-        session.upstream = await self.backend.dial(session.key.era, session)
-        self._live.add(session)
+        try:
+            session.upstream = await self.backend.dial(session.key.era, session)
+            self._live.add(session)
+        finally:
+            self._starting -= 1
         if initialize is None:
             return
         session.hello = await session.upstream.call(initialize, _NO_REPLY)
@@ -293,7 +315,7 @@ class Pool:
             wait = self._not_before - now
             failure = self._last_failure
             detail = f"{failure.detail or failure} (next start in {wait:.0f} s)"
-            raise BridgeError(failure.reason, detail, sent=False, **failure.data)
+            raise BridgeError(failure.reason, detail, sent=False, **({"server": self.backend.server.name} | failure.data))
         ends = now + QUEUE_WAIT
         while self.size >= self.limit:
             now = asyncio.get_running_loop().time()
@@ -314,8 +336,15 @@ class Pool:
         if self._backoff is not None:
             self._not_before = asyncio.get_running_loop().time() + self._backoff.next(random.random())
 
-    def _still_starting(self) -> str:
-        return f"server {self.backend.server.name!r} is still starting"
+    def patience(self, deadline: Deadline) -> float:
+        """Seconds a call with this deadline waits for a conversation: its user hears of a silent server long before the deadline."""
+        return min(PATIENCE, deadline.remaining(asyncio.get_running_loop().time()))
+
+    def still_starting(self) -> str:
+        """What a call is told that waited in vain for a server to start."""
+        noise = self.noise()
+        said = f" and wrote {noise!r}, which is not JSON-RPC" if noise else ""
+        return f"server {self.backend.server.name!r} is still starting: no answer yet{said}"
 
     def _discard(self, future: asyncio.Future[BackendSession]) -> None:
         if future.exception() is None:

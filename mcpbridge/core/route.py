@@ -43,18 +43,22 @@ async def call_backend(x: Exchange) -> Response:
     """Innermost: the call on ``x.backend``, in the client's own era wherever the server has it. Translates at most once."""
     backend = x.backend
     assert backend is not None
-    now = asyncio.get_running_loop().time()
+    pool = backend.pool
+    patience = pool.patience(x.deadline)
     if x.caller.era == "legacy":
-        return await _legacy(x, backend, x.deadline.remaining(now))
-    era = await backend.era_for("modern", x.deadline.remaining(now))
+        return await _legacy(x, backend, patience)
+    era = await backend.era_for("modern", patience)
     if era == "legacy":
         assert backend.eras is not None
         return await backend.eras.call(x)
-    pool = backend.pool
-    if LOG_LEVEL not in x.request.meta:
-        talk = await pool.modern(x.deadline.remaining(now))
-        return await talk.upstream.call(x.request, x.reply)
-    talk = await pool.lease_logs(MODERN_KEY, None, x.caller.connection or x, x.deadline.remaining(now))
+    request = x.request
+    if request.method == "subscriptions/listen" and LOG_LEVEL in request.meta:
+        # It lasts, so it would keep every other caller's logs, and its own calls, off the conversation it listens to.
+        request = request.with_meta({key: raw for key, raw in request.meta.items() if key != LOG_LEVEL})
+    if LOG_LEVEL not in request.meta:
+        talk = await pool.modern(patience)
+        return await talk.upstream.call(request, x.reply)
+    talk = await pool.lease_logs(MODERN_KEY, None, x.caller.connection or x, patience)
     try:
         return await talk.upstream.call(x.request, x.reply)
     finally:
@@ -90,7 +94,7 @@ async def open_link(session: ClientSession, backend: Backend, initialize: Reques
     if opening is None:
         opening = session.opening[name] = share(backend.spawn, _open(session, backend, initialize))
         opening.add_done_callback(lambda _done: session.opening.pop(name, None))
-    response = await wait_shared(opening, remaining, f"server {name!r} is still starting")
+    response = await wait_shared(opening, remaining, backend.pool.still_starting())
     return response.with_id(initialize.id)
 
 

@@ -174,7 +174,7 @@ class Backend:
         assert self.eras is not None
         if self._probing is None or self._probing.done():
             self._probing = share(self.spawn, self._probe(self.eras))
-        await wait_shared(self._probing, remaining, f"server {self.server.name!r} has not told its protocol version yet")
+        await wait_shared(self._probing, remaining, self.pool.still_starting())
 
     async def _probe(self, eras: Eras) -> None:
         session = await self.pool.probe_session()

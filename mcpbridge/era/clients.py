@@ -73,8 +73,8 @@ class ModernLink:
             return self._set_level(request)
         if request.method in ("resources/subscribe", "resources/unsubscribe"):
             return await self._subscribe(request, x)
-        remaining = x.deadline.remaining(asyncio.get_running_loop().time())
         pool = self._backend.pool
+        remaining = pool.patience(x.deadline)
         if self._level is None:
             talk = await pool.modern(remaining)
             response = await talk.upstream.call(self._stamp(request), x.reply)

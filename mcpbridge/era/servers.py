@@ -259,7 +259,7 @@ def _initialize(x: Exchange) -> Request:
 
 
 def _remaining(x: Exchange) -> float:
-    return x.deadline.remaining(asyncio.get_running_loop().time())
+    return _pool(x).patience(x.deadline)
 
 
 def _server(x: Exchange) -> str:
