@@ -23,6 +23,7 @@ from mcpbridge.observe.log import log
 from mcpbridge.secrets import resolve_endpoint
 from mcpbridge.transports.http.dial import dial as dial_http
 from mcpbridge.transports.http1.pool import HttpPool
+from mcpbridge.transports.stdio import guard
 from mcpbridge.transports.stdio.dial import dial as dial_stdio
 
 _log = log("bridge")
@@ -128,12 +129,19 @@ def _headers(endpoint: EndpointSpec) -> Mapping[str, str]:
 
 def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run an async main on uvloop where it exists; its exit status. Ctrl-C before the main listens is 130."""
+
+    async def guarded() -> int:
+        try:
+            return await main()
+        finally:
+            await guard.close()
+
     try:
         if sys.platform == "win32":
-            return asyncio.run(main())
+            return asyncio.run(guarded())
         import uvloop
 
-        return uvloop.run(main())
+        return uvloop.run(guarded())
     except KeyboardInterrupt:
         return 130
 
