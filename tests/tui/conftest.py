@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 for _name in ("TEXTUAL_FPS", "SSH_CONNECTION"):
     os.environ.pop(_name, None)
@@ -34,9 +33,3 @@ def healthy() -> Snapshot:
 def outage() -> Snapshot:
     """The same with one slow, two dead and one starting backend."""
     return make_outage()
-
-
-@pytest.fixture
-def tmux_socket(tmp_path: Path) -> str:
-    """The name of a terminal server of the test's own."""
-    return f"mcpbridge-test-{os.getpid()}-{abs(hash(tmp_path)) % 100000}"
