@@ -28,6 +28,7 @@ from mcpbridge.core.duplex import DuplexClient
 from mcpbridge.core.exchange import ANONYMOUS, Exchange, Handler, Policy
 from mcpbridge.core.route import open_link
 from mcpbridge.core.server import Server
+from mcpbridge.core.tasks import share
 from mcpbridge.era import Crossings
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import configure, log
@@ -154,7 +155,7 @@ def prompt_initialize(server: Server, wait: float) -> Policy:
         request, session = x.message, x.session
         known = _usable(server.hello, session.record.version)
         backend = server.choose(x, set())
-        opening = asyncio.ensure_future(open_link(session, backend, request, backend.pool.start_timeout))
+        opening = share(backend.spawn, open_link(session, backend, request, backend.pool.start_timeout))
         opening.add_done_callback(_seen)  # whoever wanted the answer may be gone by then
         await asyncio.wait([opening], timeout=0.0 if known else wait)
         if opening.done():

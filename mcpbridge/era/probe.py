@@ -18,11 +18,12 @@ from mcpbridge.errors import BridgeError
 from mcpbridge.era.translate import bridge_info, initialize_params
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members
-from mcpbridge.wire.message import Response
+from mcpbridge.wire.message import Request, Response
 from mcpbridge.wire.spec import CLIENT_CAPABILITIES, CLIENT_INFO, MODERN, PROTOCOL_VERSION
 
 SILENCE = 10.0  # seconds without an answer to server/discover after which initialize is asked as well
 _MODERN_CODES = frozenset({b"-32020", b"-32021", b"-32022"})
+_FOREIGN = frozenset({"backend_error", "bad_answer", "http_not_found", "backend_session_lost"})
 _NO_REPLY = NoReply()
 
 
@@ -52,40 +53,54 @@ async def probe(upstream: Upstream, timeout: float) -> tuple[Era, Response]:
     initialize = m.request(1, "initialize", initialize_params({}, bridge_info()))
     try:
         async with asyncio.timeout(timeout):
-            asked = asyncio.ensure_future(upstream.call(discover, _NO_REPLY))
-            try:
-                done, _ = await asyncio.wait([asked], timeout=SILENCE)
-                if not done:
-                    return await _first(asked, asyncio.ensure_future(upstream.call(initialize, _NO_REPLY)))
-                verdict = _of_discover(asked)
-                if verdict is not None:
-                    return verdict
-            finally:
-                asked.cancel()
-            return "legacy", await upstream.call(initialize, _NO_REPLY)
+            verdict = await _ask(upstream, discover, initialize)
     except TimeoutError:
         raise BridgeError("timeout", "neither server/discover nor initialize was answered", sent=False) from None
+    if isinstance(verdict, BridgeError):
+        raise verdict
+    return verdict
 
 
-def _of_discover(asked: asyncio.Future[Response]) -> tuple[Era, Response] | None:
-    """The verdict of an answer to server/discover; None = not modern. Raises BridgeError on an outage."""
-    try:
-        response = asked.result()
-    except BridgeError as error:
-        if error.reason in ("backend_error", "bad_answer", "http_not_found", "backend_session_lost") and error.data.get("status") != 401:
-            return None  # it answered, but not as a modern server answers
-        raise
-    if response.result is not None:
-        return ("modern", response) if "supportedVersions" in members(response.result) else None
-    code = bytes(members(response.error or b"{}").get("code") or b"")
-    return ("modern", response) if code in _MODERN_CODES else None
+Outcome = Response | BridgeError
+Verdict = tuple[Era, Response]
 
 
-async def _first(asked: asyncio.Future[Response], initialized: asyncio.Future[Response]) -> tuple[Era, Response]:
-    try:
+async def _ask(upstream: Upstream, discover: Request, initialize: Request) -> Verdict | BridgeError:
+    """The verdict, or the outage that kept it from being found (returned, so that no task group wraps it)."""
+    async with asyncio.TaskGroup() as group:
+        asked = group.create_task(_outcome(upstream, discover))
+        await asyncio.wait([asked], timeout=SILENCE)
+        if asked.done():
+            verdict = _of_discover(asked.result())
+            return verdict if verdict is not None else _of_initialize(await _outcome(upstream, initialize))
+        initialized = group.create_task(_outcome(upstream, initialize))
         await asyncio.wait([asked, initialized], return_when=asyncio.FIRST_COMPLETED)
-        if asked.done() and (verdict := _of_discover(asked)) is not None:
-            return verdict
-        return "legacy", await initialized
-    finally:
-        initialized.cancel()
+        try:
+            if asked.done() and (verdict := _of_discover(asked.result())) is not None:
+                return verdict
+            return _of_initialize(await initialized)
+        finally:
+            asked.cancel()
+            initialized.cancel()
+
+
+async def _outcome(upstream: Upstream, request: Request) -> Outcome:
+    try:
+        return await upstream.call(request, _NO_REPLY)
+    except BridgeError as error:
+        return error
+
+
+def _of_initialize(answer: Outcome) -> Verdict | BridgeError:
+    return answer if isinstance(answer, BridgeError) else ("legacy", answer)
+
+
+def _of_discover(answer: Outcome) -> Verdict | BridgeError | None:
+    """The verdict of an answer to server/discover; None = not modern; an outage is no verdict."""
+    if isinstance(answer, BridgeError):
+        is_answer = answer.reason in _FOREIGN and answer.data.get("status") != 401
+        return None if is_answer else answer  # it answered, but not as a modern server answers
+    if answer.result is not None:
+        return ("modern", answer) if "supportedVersions" in members(answer.result) else None
+    code = bytes(members(answer.error or b"{}").get("code") or b"")
+    return ("modern", answer) if code in _MODERN_CODES else None

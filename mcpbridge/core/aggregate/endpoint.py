@@ -25,6 +25,7 @@ from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import Caller, Exchange, Handler
 from mcpbridge.core.route import open_link
 from mcpbridge.core.server import Server
+from mcpbridge.core.tasks import share
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import items, members, text
@@ -122,7 +123,7 @@ class Endpoint:
         version = requested if requested in LEGACY else LEGACY[-1]
         session.record.version = version
         session.initialize = x.request.with_params({**(x.request.params or {}), "protocolVersion": Raw(m.dumps(version))})
-        opening = {s.name: asyncio.ensure_future(self._open(session, s)) for s in self._servers}
+        opening = {s.name: share(s.backends[0].spawn, self._open(session, s)) for s in self._servers}
         unknown = [opening[s.name] for s in self._servers if not s.hello]
         if unknown:
             await asyncio.wait(unknown, timeout=self._wait)
