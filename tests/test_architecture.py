@@ -31,7 +31,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*WIRINGS, *ATTIC), (*ATTIC, "admin", *ROOMS, "core", "wire", *CELLAR)),
     "cli": (*WIRINGS, *ATTIC, "admin", *ROOMS, "core", "wire", *CELLAR, "tui"),
     "__main__": ("cli",),
-    "tui": ("config", "observe.snapshot", "admin.client", "admin.text", "secrets", "clients", "checks"),
+    "tui": ("config", "observe.snapshot", "admin.client", "admin.text", "admin.text", "secrets", "clients", "checks"),
 }
 #: third-party library -> the modules (and packages) that own it.
 OWNERS: dict[str, tuple[str, ...]] = {
@@ -55,14 +55,11 @@ OWNERS: dict[str, tuple[str, ...]] = {
 LAZY = ("yaml", "keyring", "aiohttp")  # imported inside functions only
 IMPURE = {"asyncio", "socket", "time", "random", "logging", "os", "threading", "subprocess"}
 PURE = ("wire", "core.balance", "core.breaker", "core.health", "core.predict", "core.detect")
-TASK_OWNERS = {  # may start a task outside a TaskGroup
-    "core.tasks",
-    # HttpServer owns the task of every request and handshake: it keeps, cancels and awaits them; a group's done-callback
-    # would cost each request another turn of the loop.
-    "transports.http1.connection",
-    "transports.http1.server",
+#: modules whose tasks end elsewhere than in the function that starts them, and where
+TASK_OWNERS = {
+    "transports.http1.connection",  # the server's set, ended by close()
+    "transports.http1.server",  # likewise
 }
-TASK_OWNERS = {"transports.http1.connection", "transports.http1.server"}  # the engine keeps its tasks and ends them in close()
 BANNED = {
     "manager",
     "processor",

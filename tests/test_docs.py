@@ -1,0 +1,100 @@
+"""What the documents say is true of the code: commands parse, files load, links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+PROGRAMS = ("mcpbridge", "mcp-router", "mcp-gateway")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def fences(name: str) -> Iterator[tuple[str, str]]:
+    """Language and text of every fenced block."""
+    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", read(name), re.MULTILINE | re.DOTALL):
+        yield match[1], match[2]
+
+
+def commands() -> list[list[str]]:
+    """Every command line of ours in a block or between backticks, and the router's argument lists of README's table."""
+    found = []
+    for name in DOCUMENTS:
+        lines = [line for language, text in fences(name) if language in ("", "bash") for line in text.splitlines()]
+        lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", read(name), flags=re.MULTILINE | re.DOTALL))
+        for line in lines:
+            line = f"mcpbridge {line}" if line.startswith(("router ", "gateway ")) else line
+            if line.startswith(tuple(f"{program} " for program in PROGRAMS)):
+                found.append(shlex.split(line))
+    return found
+
+
+def run(*arguments: str, **more) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mcpbridge", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, **more
+    )
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) > 8
+
+
+@pytest.mark.parametrize("name", sorted({command[1].split("|")[0] for command in commands()}))
+def test_every_command_named_in_a_document_exists(name):
+    assert run("help", name).returncode == 0, name
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_option_named_in_a_document_exists(command):
+    options = {word.split("=")[0] for word in command[2:] if word.startswith("--") and word != "--"}
+    text = run("help", command[1].split("|")[0]).stdout
+    if command[1] == "token" and len(command) > 2:
+        text += run("token", command[2].split("|")[0], "--help").stdout
+    assert [option for option in options if option not in text] == []
+
+
+def test_the_configuration_files_in_the_documents_load(tmp_path):
+    examples = [(name, language, text) for name in DOCUMENTS for language, text in fences(name) if language in ("yaml", "json")]
+    assert {language for _, language, _ in examples} == {"yaml", "json"}
+    for number, (name, language, text) in enumerate(examples):
+        path = tmp_path / f"{number}.{language}"
+        path.write_text(text)
+        kind = "router" if language == "json" else "gateway"
+        done = run(
+            "config",
+            "validate",
+            "--for",
+            kind,
+            str(path),
+            env={"PATH": "/usr/bin:/bin", "BRIDGE_JWT_SECRET": secrets.token_hex(32)},
+        )
+        assert done.returncode == 0, (name, done.stdout + done.stderr)
+        if language == "json":
+            assert json.loads(text)["mcpServers"]
+
+
+def test_files_and_links_in_the_documents_lead_somewhere():
+    missing = []
+    for name in DOCUMENTS:
+        text = read(name)
+        targets = set(re.findall(r"\]\((?!https?:)([^)#]+)\)", text))
+        targets |= set(re.findall(r"`(?:\./)?((?:scripts|tests|mcpbridge|tui)/[\w./-]+)`", text))
+        missing += [f"{name}: {target}" for target in sorted(targets) if not (ROOT / target).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_no_document_names_a_place_of_one_machine(document):
+    assert not re.search(r"/(home|root|work|Users)/", read(document))
