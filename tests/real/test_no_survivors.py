@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shlex
@@ -117,11 +118,14 @@ def test_nothing_survives_the_router(wrapper: str) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to count processes")
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
-def test_nothing_survives_the_gateway(how: str) -> None:
+async def test_nothing_survives_the_gateway(how: str) -> None:
     mark = uuid.uuid4().hex
     with peers.gateway({"one": WRAPPERS["sh that ignores SIGTERM"]()}, **{MARK: mark}) as bridge:
-        peers.drive("python-1", bridge.url("one"), [{"do": "list", "kind": "tools"}])
+        client = raw.HttpClient(bridge.url("one"))
+        await client.open_legacy()  # its session stays open, and with it the child
+        assert (await client.call_legacy(2, "echo", {"payload": 1}))["result"]
         assert len(marked(mark)) > 1
         os.kill(bridge.process.pid, signal.SIGTERM if how == "SIGTERM" else signal.SIGKILL)
-        bridge.process.wait(timeout=40)
-        assert not survivors(mark)
+        await asyncio.to_thread(bridge.process.wait, 40)
+        await client.close()
+        assert not await asyncio.to_thread(survivors, mark)
