@@ -13,7 +13,7 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Literal
 
@@ -205,9 +205,9 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
 def refusing_while(draining: asyncio.Event) -> Policy:
     """New requests are refused while the bridge drains; notifications and what is in flight go on."""
 
-    async def policy(x: Exchange, handler: Handler) -> Response | None:
+    def policy(x: Exchange, handler: Handler) -> Awaitable[Response | None]:
         if draining.is_set() and not isinstance(x.message, Notification):
             raise BridgeError("draining", "this process is shutting down", sent=False)
-        return await handler(x)
+        return handler(x)
 
     return policy

@@ -9,6 +9,8 @@ Source: contract section 2.3 (http.gateway.execute.*) and http.common.content-ty
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import asyncio
 import time
 from collections import OrderedDict
@@ -44,10 +46,10 @@ class Execute:
         self.front: Handler  # set by the wiring once the ring stands
 
     def policy(self) -> Policy:
-        async def policy(x: Exchange, handler: Handler) -> Response | None:
+        def policy(x: Exchange, handler: Handler) -> Awaitable[Response | None]:
             if x.caller.era == "legacy" and x.session is None and x.notes.get("passing"):
                 x.session = self._session((x.caller.principal or ANONYMOUS).key)
-            return await handler(x)
+            return handler(x)
 
         return policy
 

@@ -218,4 +218,8 @@ Handler = Callable[[Exchange], Awaitable[Response | None]]
 """Answers an exchange: the Response of a request, None for anything else. Raises BridgeError."""
 
 Policy = Callable[[Exchange, Handler], Awaitable[Response | None]]
-"""The only middleware shape: look, then refuse by raising or ``return await handler(exchange)``."""
+"""The only middleware shape: look, then refuse by raising, or ``return await handler(exchange)``.
+
+One that does nothing after the handler is a plain function that returns ``handler(exchange)``: a call passes ten of them, and
+each coroutine costs a third of a microsecond.
+"""

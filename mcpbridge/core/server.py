@@ -247,6 +247,8 @@ class Server:
             link = x.session.links.get(self.name)
             if link is not None and link.backend is not None and link.backend not in tried:
                 return link.backend
+        if len(self.backends) == 1 and not tried and x.force_protocol is None:
+            return self.backends[0]
         candidates = [b for b in self.backends if b not in tried and x.force_protocol in (None, b.protocol)]
         if not candidates:
             causes = "; ".join(f"{b.name} ({b.protocol}): {b.reason or b.state}" for b in self.backends) or "it has none"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -47,13 +47,13 @@ class StaticToken(NamedTuple):
 def authenticate(verify: Verify | None) -> Policy:
     """Set ``x.caller.principal``, on every message. ``verify`` None is ``auth.type: none``: everybody is ANONYMOUS."""
 
-    async def policy(x: Exchange, handler: Handler) -> Response | None:
+    def policy(x: Exchange, handler: Handler) -> Awaitable[Response | None]:
         if verify is None:
             x.caller.principal = ANONYMOUS
         else:
             x.caller.principal = None
             x.caller.principal = verify(x.caller.headers.get("authorization"))
-        return await handler(x)
+        return handler(x)
 
     return policy
 

@@ -9,7 +9,7 @@ Source: contract http.common.access.*; MCP authorization (insufficient scope); R
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Awaitable, Set
 from typing import Literal
 
 from mcpbridge.core.exchange import Exchange, Handler, Policy, Principal
@@ -57,9 +57,9 @@ _GRANTED_BY: dict[Scope, tuple[str, ...]] = {
 def authorize() -> Policy:
     """Refuse what the scopes of the caller's present token do not allow. Stands inside ``authenticate``."""
 
-    async def policy(x: Exchange, handler: Handler) -> Response | None:
+    def policy(x: Exchange, handler: Handler) -> Awaitable[Response | None]:
         require(x.caller.principal, scope_of(x.view.method))
-        return await handler(x)
+        return handler(x)
 
     return policy
 

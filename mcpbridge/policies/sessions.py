@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec import Raw
 
@@ -29,9 +29,10 @@ DEFAULT_VERSION = "2025-11-25"
 def sessions(live: ClientSessions, mint: Callable[[Session], str]) -> Policy:
     """``mint`` makes the id of a new session from its record (a seal for HTTP clients)."""
 
-    async def policy(x: Exchange, handler: Handler) -> Response | None:
-        if x.caller.era == "modern":
-            return await handler(x)
+    def policy(x: Exchange, handler: Handler) -> Awaitable[Response | None]:
+        return handler(x) if x.caller.era == "modern" else legacy(x, handler)
+
+    async def legacy(x: Exchange, handler: Handler) -> Response | None:
         message = x.message
         if isinstance(message, Request) and message.method == "initialize" and x.session is None:
             return await _initialize(x, handler, live, mint)
