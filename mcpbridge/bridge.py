@@ -17,15 +17,14 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Literal
 
-from mcpbridge import __version__
 from mcpbridge.core.aggregate.endpoint import Endpoint, Part, Visible, announce
 from mcpbridge.core.backoff import Backoff
 from mcpbridge.core.client_session import ClientSession, ClientSessions
 from mcpbridge.core.exchange import Exchange, Handler, Policy
 from mcpbridge.core.forward import forward
 from mcpbridge.core.pipeline import compose
-from mcpbridge.core.ports import Dial
 from mcpbridge.core.pool import Pool
+from mcpbridge.core.ports import Dial
 from mcpbridge.core.route import call_backend, open_link, route
 from mcpbridge.core.server import Backend, Eras, Isolation, Observe, Server
 from mcpbridge.core.session import SessionStore
@@ -92,7 +91,9 @@ class Bridge:
         except TimeoutError:
             _log.warn("some servers did not end in time; their processes are killed")
         self._cancel_all()
-        await self._exit.__aexit__(None, None, None)  # the group's tasks are ours and cancelled: an error of the body stays itself
+        await self._exit.__aexit__(
+            None, None, None
+        )  # the group's tasks are ours and cancelled: an error of the body stays itself
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task of the bridge; it ends with the bridge. An exception in it is logged and ends nothing else."""
@@ -120,9 +121,7 @@ class Bridge:
         backend. ``idle_timeout``: seconds an unused shared conversation is kept, 0 for the default of its kind."""
         backends = []
         for number, (protocol, address, dial) in enumerate(endpoints):
-            backend = Backend(
-                f"{name}/{number}", protocol, address, dial, self.spawn, observe=self._observe, eras=self._eras
-            )
+            backend = Backend(f"{name}/{number}", protocol, address, dial, self.spawn, observe=self._observe, eras=self._eras)
             is_child = protocol == "stdio"
             backend.pool = Pool(
                 backend,

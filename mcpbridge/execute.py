@@ -9,11 +9,10 @@ Source: contract section 2.3 (http.gateway.execute.*) and http.common.content-ty
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable
 
 from msgspec import Raw
 
@@ -91,7 +90,9 @@ class Execute:
         x = Exchange(message, view_of(message, era), caller, _NOBODY, deadline, target, force_protocol=forced)
         x.notes["passing"] = True
         if message.method == "ping" and isinstance(target, tuple) and target:
-            x.target = min(target, key=lambda s: (all(b.state == "down" for b in s.backends), sum(b.active for b in s.backends)))
+            x.target = min(
+                target, key=lambda s: (all(b.state == "down" for b in s.backends), sum(b.active for b in s.backends))
+            )
         return x
 
     def _session(self, principal: str) -> ClientSession:
@@ -101,7 +102,11 @@ class Execute:
             session.initialize = m.request(
                 0,
                 "initialize",
-                {"protocolVersion": NEWEST_LEGACY, "capabilities": {}, "clientInfo": {"name": "mcpbridge-execute", "version": "1"}},
+                {
+                    "protocolVersion": NEWEST_LEGACY,
+                    "capabilities": {},
+                    "clientInfo": {"name": "mcpbridge-execute", "version": "1"},
+                },
             )
             session.initialized = m.notification("notifications/initialized")
             if len(self._passing) > MAX_PASSING:
@@ -141,7 +146,9 @@ def _told(response: Response, x: Exchange | None, started: float) -> bytes:
         "attempts": x.attempts if x is not None else 0,
         "duration_ms": round((time.perf_counter() - started) * 1000, 3),
     }
-    told = Response(response.id, response.result, response.error, b"", {**response.extra, **{k: Raw(m.dumps(v)) for k, v in extra.items()}})
+    told = Response(
+        response.id, response.result, response.error, b"", {**response.extra, **{k: Raw(m.dumps(v)) for k, v in extra.items()}}
+    )
     return told.encode() + b"\n"
 
 

@@ -136,7 +136,12 @@ class Gateway:
             bridge.watch()
             self._ready = True
             names = ", ".join(bridge.servers) or "none"
-            _log.info("gateway ready", servers=names, config=self._loaded.path, addresses=[f.address for f in self._frontends.values()])
+            _log.info(
+                "gateway ready",
+                servers=names,
+                config=self._loaded.path,
+                addresses=[f.address for f in self._frontends.values()],
+            )
             status = await stop
             _log.info("draining", in_flight_limit_s=config.server.drain_timeout)
             bridge.draining.set()

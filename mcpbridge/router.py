@@ -150,7 +150,12 @@ def prompt_initialize(server: Server, wait: float) -> Policy:
     """
 
     async def policy(x: Exchange, handler: Handler) -> Response | None:
-        if x.caller.era != "legacy" or not isinstance(x.message, Request) or x.message.method != "initialize" or x.session is None:
+        if (
+            x.caller.era != "legacy"
+            or not isinstance(x.message, Request)
+            or x.message.method != "initialize"
+            or x.session is None
+        ):
             return await handler(x)
         request, session = x.message, x.session
         known = _usable(server.hello, session.record.version)
@@ -240,7 +245,7 @@ def _log_stream(output: str) -> IO[str] | None:
     """The log file, opened for appending; None for stderr."""
     if output == "stderr":
         return None
-    return open(os.path.expanduser(output), "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
+    return open(os.path.expanduser(output), "a", encoding="utf-8")
 
 
 def _gateway_tls(config: RouterConfig) -> ssl.SSLContext:

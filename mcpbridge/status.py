@@ -171,7 +171,9 @@ class Status:
             since=timestamp(backend.since),
         )
 
-    def _protocol(self, name: str, frontend: Frontend | None, backends: tuple[BackendStatus, ...], now: float) -> ProtocolStatus:
+    def _protocol(
+        self, name: str, frontend: Frontend | None, backends: tuple[BackendStatus, ...], now: float
+    ) -> ProtocolStatus:
         own = [b for b in backends if b.protocol == name]
         enabled = frontend is not None or bool(own)
         tally_of = self.tallies[name]

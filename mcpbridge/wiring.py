@@ -173,4 +173,6 @@ def raise_fd_limit(needed: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
     if soft < needed:
-        _log.warn(f"at most {soft} files may be open; {needed} are needed for the configured connections", limit=soft, needed=needed)
+        _log.warn(
+            f"at most {soft} files may be open; {needed} are needed for the configured connections", limit=soft, needed=needed
+        )

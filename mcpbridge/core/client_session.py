@@ -74,7 +74,9 @@ class ClientSession:
         self.initialize: Request | None = None
         self.initialized: Notification | None = None  # the client's own notifications/initialized, once it came
         self.outgoing: Outgoing = lambda _server, notification: notification
-        self.calls: dict[int | str, tuple[asyncio.Task[object], Exchange]] = {}  # in flight by the client's id: what `cancelled` refers to
+        self.calls: dict[
+            int | str, tuple[asyncio.Task[object], Exchange]
+        ] = {}  # in flight by the client's id: what `cancelled` refers to
         self.missing: dict[str, str] = {}  # servers of an aggregate that are down, with the cause
         self.closed = False
 

@@ -154,7 +154,12 @@ class DuplexClient:
         return result(x.request.id, {"resultType": "complete", "_meta": {SUBSCRIPTION_ID: x.request.id}})
 
     async def _answer(self, x: Exchange) -> Response:
-        if x.request.method == "initialize" and x.caller.era == "legacy" and self._session is None and self._initializing is None:
+        if (
+            x.request.method == "initialize"
+            and x.caller.era == "legacy"
+            and self._session is None
+            and self._initializing is None
+        ):
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._initializing = done
             x.open_back = lambda _record: self

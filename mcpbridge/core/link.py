@@ -86,7 +86,9 @@ class Link:
             except BridgeError as error:
                 if error.reason != "backend_session_lost":
                     raise
-                await self._reach(self._backend.pool.patience(x.deadline))  # the server forgot the session and did not run the call
+                await self._reach(
+                    self._backend.pool.patience(x.deadline)
+                )  # the server forgot the session and did not run the call
                 response = await self._upstream().call(request, x.reply)
         finally:
             self._calls.pop(request.id, None)
@@ -144,7 +146,12 @@ class Link:
     def closed(self, cause: BaseException | None) -> None:
         if self._closed or self.session.closed:
             return
-        _log.warn("server lost; starting it again", server=self.server.name, protocol=self._backend.protocol, reason=str(cause or "it ended"))
+        _log.warn(
+            "server lost; starting it again",
+            server=self.server.name,
+            protocol=self._backend.protocol,
+            reason=str(cause or "it ended"),
+        )
         self._backend.spawn(self._revive())
 
     # Opening and reopening

@@ -61,7 +61,11 @@ def incoming(notification: Notification, request: Request) -> Notification:
 
 def answered(response: Response, request: Request) -> Response:
     """The answer with the caller's id; the final result of a listen names the caller's id in its ``_meta`` as well."""
-    if request.method == "subscriptions/listen" and response.result is not None and SUBSCRIPTION_ID.encode() in bytes(response.result):
+    if (
+        request.method == "subscriptions/listen"
+        and response.result is not None
+        and SUBSCRIPTION_ID.encode() in bytes(response.result)
+    ):
         value = msgspec.json.decode(response.result, type=dict[str, Raw])
         meta = msgspec.json.decode(value.get("_meta", Raw(b"{}")), type=dict[str, Raw])
         meta[SUBSCRIPTION_ID] = Raw(m.dumps(request.id))
@@ -244,7 +248,11 @@ class Peer:
             call.answer.set_exception(BridgeError("bad_answer", str(error), server=self._name))
             return
         if not self.noise:
-            _log.warn("server wrote something that is not a JSON-RPC message", server=self._name, text=raw[:200].decode(errors="replace"))
+            _log.warn(
+                "server wrote something that is not a JSON-RPC message",
+                server=self._name,
+                text=raw[:200].decode(errors="replace"),
+            )
         self.noise = raw[:200].decode(errors="replace")
 
     def _on_close(self, cause: BaseException | None) -> None:

@@ -139,7 +139,9 @@ class Pool:
     ``limit``: most conversations at once. ``start_timeout``: seconds for dial and handshake (an ``npx`` may install first).
     """
 
-    def __init__(self, backend: Backend, *, limit: int, start_timeout: float, backoff: Backoff | None, idle_timeout: float = 0.0) -> None:
+    def __init__(
+        self, backend: Backend, *, limit: int, start_timeout: float, backoff: Backoff | None, idle_timeout: float = 0.0
+    ) -> None:
         self.backend = backend
         self.limit = limit
         self.start_timeout = start_timeout
@@ -211,7 +213,9 @@ class Pool:
                 session.log_owner = owner
                 session.log_calls += 1
                 return session
-        raise BridgeError("server_busy", f"server {self.backend.server.name!r}: all {self.limit} conversations are in use", sent=False)
+        raise BridgeError(
+            "server_busy", f"server {self.backend.server.name!r}: all {self.limit} conversations are in use", sent=False
+        )
 
     def release_logs(self, session: BackendSession) -> None:
         session.log_calls -= 1
@@ -272,7 +276,9 @@ class Pool:
         except BridgeError as error:
             await session.close()
             data = {"server": self.backend.server.name} | error.data
-            failure = BridgeError(error.reason, f"server {self.backend.server.name!r}: {error.detail or error}", sent=False, **data)
+            failure = BridgeError(
+                error.reason, f"server {self.backend.server.name!r}: {error.detail or error}", sent=False, **data
+            )
             self._failed(failure)
             self.backend.failed(failure)
             raise failure from error

@@ -5,7 +5,6 @@ Source: architecture sections 5 and 7.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable
 
 from mcpbridge.core.client_session import AnyLink, ClientSession
@@ -79,7 +78,9 @@ async def _legacy(x: Exchange, backend: Backend, remaining: float) -> Response:
             raise BridgeError("invalid_request", "send initialize first", sent=False)
         response = await open_link(session, backend, session.initialize, remaining)
         if response.error is not None:
-            raise BridgeError("backend_error", f"server {name!r} refused to initialize: {bytes(response.error).decode()[:500]}", sent=False)
+            raise BridgeError(
+                "backend_error", f"server {name!r} refused to initialize: {bytes(response.error).decode()[:500]}", sent=False
+            )
     return await session.links[name].call(x)
 
 

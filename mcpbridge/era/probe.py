@@ -14,8 +14,8 @@ import asyncio
 
 from mcpbridge.core.exchange import Era, NoReply
 from mcpbridge.core.ports import Upstream
-from mcpbridge.errors import BridgeError
 from mcpbridge.era.translate import bridge_info, initialize_params
+from mcpbridge.errors import BridgeError
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members
 from mcpbridge.wire.message import Request, Response

@@ -124,7 +124,9 @@ def to_legacy_response(response: Response) -> Response:
         if name == "input_required":
             detail = "the server asks the user something, which this client's protocol version cannot be asked through the bridge yet"
             raise BridgeError("unsupported_across_eras", detail, resultType=name)
-        raise BridgeError("unsupported_across_eras", f"resultType {name!r} has no form in this client's protocol version", resultType=name)
+        raise BridgeError(
+            "unsupported_across_eras", f"resultType {name!r} has no form in this client's protocol version", resultType=name
+        )
     result.pop("ttlMs", None)
     result.pop("cacheScope", None)
     if "_meta" in result:

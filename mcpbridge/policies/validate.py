@@ -34,7 +34,9 @@ def validate() -> Policy:
             version = x.caller.headers.get("mcp-protocol-version")
             if version is not None and version not in VERSIONS:
                 supported = list(LEGACY)
-                raise BridgeError("invalid_request", f"MCP-Protocol-Version {version[:64]!r} is not supported", supported=supported)
+                raise BridgeError(
+                    "invalid_request", f"MCP-Protocol-Version {version[:64]!r} is not supported", supported=supported
+                )
         return handler(x)
 
     return policy

@@ -87,8 +87,14 @@ def execute(command: list[str], cwd: Path, timeout: float) -> str:
     """
     try:
         process = subprocess.Popen(
-            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env=setup.node_environment(), start_new_session=True,
+            command,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=setup.node_environment(),
+            start_new_session=True,
         )
     except OSError as err:
         raise SuiteFailed(f"{command[0]}: {err}") from err
@@ -124,10 +130,19 @@ def run(url: str, suite: str, version: str, scenario: str | None = None, *, time
         selection = ["--scenario", scenario] if scenario else ["--suite", "all"]
         output = execute(
             [
-                setup.node(), setup.script(SUITES[suite]), "server", "--url", url, *selection,
-                "--spec-version", version, "-o", folder,
+                setup.node(),
+                setup.script(SUITES[suite]),
+                "server",
+                "--url",
+                url,
+                *selection,
+                "--spec-version",
+                version,
+                "-o",
+                folder,
             ],
-            Path(folder), timeout,
+            Path(folder),
+            timeout,
         )
         found: dict[str, Scenario] = {}
         for written in Path(folder).glob("server-*/checks.json"):

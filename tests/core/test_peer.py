@@ -132,7 +132,9 @@ async def test_progress_and_only_progress_of_the_own_call_reaches_the_caller_wit
     a, sent_a = await server.calls(request, first)
     b, sent_b = await server.calls(request, second)
     assert sent_a["params"]["_meta"]["progressToken"] != sent_b["params"]["_meta"]["progressToken"]
-    server.says(method="notifications/progress", params={"progressToken": sent_b["params"]["_meta"]["progressToken"], "progress": 1})
+    server.says(
+        method="notifications/progress", params={"progressToken": sent_b["params"]["_meta"]["progressToken"], "progress": 1}
+    )
     assert first.heard == []
     assert m.loads(second.heard[0].param("progressToken") or b"") == "mine"
     for call, sent in ((a, sent_a), (b, sent_b)):

@@ -63,7 +63,9 @@ class Gate:
         return await answer(talk, request, reply)
 
 
-async def test_all_who_wait_for_one_key_get_one_conversation_and_other_principals_another(bridge: Bridge, servers: Scripted) -> None:
+async def test_all_who_wait_for_one_key_get_one_conversation_and_other_principals_another(
+    bridge: Bridge, servers: Scripted
+) -> None:
     pool = pool_of(bridge, servers)
     got = await asyncio.gather(*(pool.shared(key, initialize(), WAIT) for key in (A, A, A, B, B)))
     assert got[0] is got[1] is got[2]
@@ -245,7 +247,9 @@ async def test_a_server_that_refuses_initialize_is_no_failure_and_may_be_asked_a
     assert not (await pool.shared(A, initialize(), WAIT)).is_closed
 
 
-async def test_a_server_that_dies_during_its_handshake_fails_all_who_wait_with_its_cause(bridge: Bridge, servers: Scripted) -> None:
+async def test_a_server_that_dies_during_its_handshake_fails_all_who_wait_with_its_cause(
+    bridge: Bridge, servers: Scripted
+) -> None:
     pool = pool_of(bridge, servers)
     gate = servers.answer = Gate()
     waiting = [asyncio.ensure_future(pool.shared(A, initialize(), WAIT)) for _ in range(3)]

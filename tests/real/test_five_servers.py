@@ -50,8 +50,14 @@ def test_the_inspector_lists_and_calls_all_five_servers_at_one_gateway(
     check_lists([tool["name"] for tool in listed["tools"]], servers)
     for server in servers.values():
         result = inspect(
-            five.url(), "--method", "tools/call", "--tool-name", f"{server.name}__{server.tool}",
-            "--tool-args-json", json.dumps(server.arguments), era=era,
+            five.url(),
+            "--method",
+            "tools/call",
+            "--tool-name",
+            f"{server.name}__{server.tool}",
+            "--tool-args-json",
+            json.dumps(server.arguments),
+            era=era,
         )
         assert server.expect in "".join(block.get("text", "") for block in result["content"]), (server.name, result)
 

@@ -44,11 +44,17 @@ STUBBORN = "trap '' TERM HUP INT; sleep 300 & sleep 300 & wait"
 WRAPPERS: dict[str, Callable[[], list[str]]] = {
     "sh": lambda: ["sh", "-c", f"(sh -c {shlex.quote(STUBBORN)}) & {shlex.join(GOOD)}"],
     "sh that ignores SIGTERM": lambda: [
-        "sh", "-c", f"trap '' TERM HUP; (sh -c {shlex.quote(STUBBORN)}) & {shlex.join(GOOD)}; :",
+        "sh",
+        "-c",
+        f"trap '' TERM HUP; (sh -c {shlex.quote(STUBBORN)}) & {shlex.join(GOOD)}; :",
     ],
     "setsid": lambda: ["sh", "-c", f"setsid sh -c {shlex.quote(STUBBORN)} & {shlex.join(GOOD)}"],
     "npx": lambda: [
-        "npx", "--offline", "--prefix", str(setup.PEERS / "node"), "mcp-server-everything",
+        "npx",
+        "--offline",
+        "--prefix",
+        str(setup.PEERS / "node"),
+        "mcp-server-everything",
     ],
 }
 ENDS = ("end of input", "SIGTERM", "SIGKILL")
@@ -57,8 +63,12 @@ ENDS = ("end of input", "SIGTERM", "SIGKILL")
 def start(command: list[str], mark: str) -> subprocess.Popen[bytes]:
     """A router that has answered a list from its child, so the child and its grandchildren are up."""
     process = subprocess.Popen(
-        peers.router("--", *command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=peers.environment(**{MARK: mark}), start_new_session=True,
+        peers.router("--", *command),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=peers.environment(**{MARK: mark}),
+        start_new_session=True,
     )
     assert process.stdin and process.stdout
     for message in (raw.initialize(1), raw.INITIALIZED, raw.request(2, "tools/list")):

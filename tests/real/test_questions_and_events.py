@@ -34,9 +34,7 @@ def through(face: str, server: list[str], client: str, steps: list[Json], **opti
 
 @pytest.mark.parametrize("client", LEGACY_CLIENTS)
 @pytest.mark.parametrize("face", FACES)
-def test_the_filesystem_server_learns_the_roots_of_the_client(
-    face: str, client: str, servers: dict[str, RealServer]
-) -> None:
+def test_the_filesystem_server_learns_the_roots_of_the_client(face: str, client: str, servers: dict[str, RealServer]) -> None:
     """It asks roots/list on its own, right after initialized: outside any request of the client."""
     report = through(face, servers["filesystem"].command, client, [{"do": "list", "kind": "tools"}, {"do": "ping"}])
     assert "roots/list" in methods(report, "questions"), report
@@ -60,8 +58,11 @@ EVERYTHING: list[Json] = [
     {"do": "subscribe", "uri": "demo://resource/dynamic/text/1"},
     {"do": "call", "name": "toggle-subscriber-updates"},
     {"do": "await", "event": "notifications/resources/updated", "timeout": 12},
-    {"do": "complete", "ref": {"type": "ref/prompt", "name": "completable-prompt"},
-     "argument": {"name": "department", "value": "E"}},
+    {
+        "do": "complete",
+        "ref": {"type": "ref/prompt", "name": "completable-prompt"},
+        "argument": {"name": "department", "value": "E"},
+    },
     {"do": "cancel", "name": "trigger-long-running-operation", "arguments": {"duration": 20, "steps": 40}},
     {"do": "call", "name": "echo", "arguments": {"message": "still here"}},
 ]
@@ -94,8 +95,11 @@ DUAL: list[Json] = [
     {"do": "call", "name": "test_input_required_result_multiple_inputs"},
     {"do": "call", "name": "test_input_required_result_multi_round"},
     {"do": "prompt", "name": "test_input_required_result_prompt"},
-    {"do": "complete", "ref": {"type": "ref/prompt", "name": "test_prompt_with_arguments"},
-     "argument": {"name": "arg1", "value": "te"}},
+    {
+        "do": "complete",
+        "ref": {"type": "ref/prompt", "name": "test_prompt_with_arguments"},
+        "argument": {"name": "arg1", "value": "te"},
+    },
     {"do": "read", "uri": "test://template/7/data"},
 ]
 

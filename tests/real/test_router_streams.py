@@ -43,8 +43,13 @@ def check_answers(output: str) -> None:
 def test_input_from_a_file_is_answered_completely_before_the_router_exits(tmp_path: Path) -> None:
     with conversation(tmp_path).open() as source:
         done = subprocess.run(
-            peers.router("--", *GOOD), stdin=source, capture_output=True, text=True,
-            timeout=END, env=peers.environment(), check=False,
+            peers.router("--", *GOOD),
+            stdin=source,
+            capture_output=True,
+            text=True,
+            timeout=END,
+            env=peers.environment(),
+            check=False,
         )
     assert done.returncode == 0, done.stderr
     check_answers(done.stdout)
@@ -54,8 +59,14 @@ def test_input_from_a_file_and_output_to_a_file(tmp_path: Path) -> None:
     target = tmp_path / "answers.jsonl"
     with conversation(tmp_path).open() as source, target.open("w") as sink:
         done = subprocess.run(
-            peers.router("--", *GOOD), stdin=source, stdout=sink, stderr=subprocess.PIPE, text=True, timeout=END,
-            env=peers.environment(), check=False,
+            peers.router("--", *GOOD),
+            stdin=source,
+            stdout=sink,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=END,
+            env=peers.environment(),
+            check=False,
         )
     assert done.returncode == 0, done.stderr
     check_answers(target.read_text())
@@ -71,8 +82,13 @@ def test_input_from_a_pipe_is_answered_completely_after_its_end() -> None:
 
 def test_input_from_dev_null_ends_the_router_with_nothing_said() -> None:
     done = subprocess.run(
-        peers.router("--", *GOOD), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=END, env=peers.environment(), check=False,
+        peers.router("--", *GOOD),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=END,
+        env=peers.environment(),
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
@@ -88,8 +104,14 @@ def test_a_full_device_as_output_ends_the_router(tmp_path: Path) -> None:
         pytest.skip("this system has no /dev/full")
     with conversation(tmp_path).open() as source, Path("/dev/full").open("w") as sink:
         done = subprocess.run(
-            peers.router("--", *GOOD), stdin=source, stdout=sink, stderr=subprocess.PIPE, text=True, timeout=END,
-            env=peers.environment(), check=False,
+            peers.router("--", *GOOD),
+            stdin=source,
+            stdout=sink,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=END,
+            env=peers.environment(),
+            check=False,
         )
     assert done.returncode != 70 and "Traceback" not in done.stderr, done.stderr
 
@@ -98,8 +120,12 @@ def test_a_full_device_as_output_ends_the_router(tmp_path: Path) -> None:
 def test_a_router_whose_client_goes_away_is_gone_within_five_seconds(how: str) -> None:
     server = [sys.executable, str(peers.HERE / "awkward_server.py"), "mute-call"]
     process = subprocess.Popen(
-        peers.router("--", *server), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=peers.environment(), start_new_session=True,
+        peers.router("--", *server),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=peers.environment(),
+        start_new_session=True,
     )
     assert process.stdin and process.stdout
     try:

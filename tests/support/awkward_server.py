@@ -43,7 +43,8 @@ def release() -> None:
 def result_of(method: str, params: dict[str, Any]) -> dict[str, Any] | None:
     if method == "initialize":
         return {
-            "protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}},
+            "protocolVersion": params["protocolVersion"],
+            "capabilities": {"tools": {}},
             "serverInfo": {"name": f"awkward-{MODE}", "version": "1"},
         }
     if method == "tools/list":

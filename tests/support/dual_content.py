@@ -217,20 +217,24 @@ async def test_streaming_elicitation(call: Call) -> Answer:
     return f"action={answer['action']}"
 
 
-DEFAULTS = shape({
-    "name": {"type": "string", "default": "John Doe"},
-    "age": {"type": "integer", "default": 30},
-    "score": {"type": "number", "default": 95.5},
-    "status": {"type": "string", "enum": ["active", "inactive", "pending"], "default": "active"},
-    "verified": {"type": "boolean", "default": True},
-})
-ENUMS = shape({
-    "untitledSingle": {"type": "string", "enum": ["option1", "option2", "option3"]},
-    "titledSingle": {"type": "string", "oneOf": [{"const": f"value{n}", "title": f"Option {n}"} for n in (1, 2, 3)]},
-    "legacyEnum": {"type": "string", "enum": ["opt1", "opt2"], "enumNames": ["Option one", "Option two"]},
-    "untitledMulti": {"type": "array", "items": {"type": "string", "enum": ["option1", "option2", "option3"]}},
-    "titledMulti": {"type": "array", "items": {"anyOf": [{"const": f"v{n}", "title": f"Choice {n}"} for n in (1, 2)]}},
-})
+DEFAULTS = shape(
+    {
+        "name": {"type": "string", "default": "John Doe"},
+        "age": {"type": "integer", "default": 30},
+        "score": {"type": "number", "default": 95.5},
+        "status": {"type": "string", "enum": ["active", "inactive", "pending"], "default": "active"},
+        "verified": {"type": "boolean", "default": True},
+    }
+)
+ENUMS = shape(
+    {
+        "untitledSingle": {"type": "string", "enum": ["option1", "option2", "option3"]},
+        "titledSingle": {"type": "string", "oneOf": [{"const": f"value{n}", "title": f"Option {n}"} for n in (1, 2, 3)]},
+        "legacyEnum": {"type": "string", "enum": ["opt1", "opt2"], "enumNames": ["Option one", "Option two"]},
+        "untitledMulti": {"type": "array", "items": {"type": "string", "enum": ["option1", "option2", "option3"]}},
+        "titledMulti": {"type": "array", "items": {"anyOf": [{"const": f"v{n}", "title": f"Choice {n}"} for n in (1, 2)]}},
+    }
+)
 
 
 @tool("a form with a default for every primitive type (SEP-1034)")
@@ -324,14 +328,18 @@ async def list_roots(call: Call) -> Answer:
 
 
 @tool(
-    "a schema with every 2020-12 keyword that bridges lose", name="json_schema_2020_12_tool",
+    "a schema with every 2020-12 keyword that bridges lose",
+    name="json_schema_2020_12_tool",
     schema={
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
         "$defs": {"address": {"$anchor": "addressDef", **shape({"street": STRING, "city": STRING})}},
         "properties": {
-            "name": STRING, "address": {"$ref": "#/$defs/address"},
-            "contactMethod": {"type": "string", "enum": ["phone", "email"]}, "phone": STRING, "email": STRING,
+            "name": STRING,
+            "address": {"$ref": "#/$defs/address"},
+            "contactMethod": {"type": "string", "enum": ["phone", "email"]},
+            "phone": STRING,
+            "email": STRING,
         },
         "allOf": [{"anyOf": [{"required": ["phone"]}, {"required": ["email"]}]}],
         "if": {"properties": {"contactMethod": {"const": "phone"}}, "required": ["contactMethod"]},

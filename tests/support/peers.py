@@ -63,14 +63,22 @@ def real_servers(folder: Path) -> list[RealServer]:
     return [
         RealServer("everything", [node, js("server-everything")], "echo", {"message": "ünïcode 😀"}, "ünïcode 😀", 12),
         RealServer(
-            "filesystem", [node, js("server-filesystem"), str(files)], "read_text_file",
-            {"path": str(files / "hello.txt")}, "hello from a file", 14,
+            "filesystem",
+            [node, js("server-filesystem"), str(files)],
+            "read_text_file",
+            {"path": str(files / "hello.txt")},
+            "hello from a file",
+            14,
         ),
         RealServer("memory", memory, "read_graph", {}, "entities", 9),
         RealServer("time", [setup.python("servers"), "-m", "mcp_server_time"], "convert_time", zones, "Asia/Tokyo", 2),
         RealServer(
-            "git", [setup.python("servers"), "-m", "mcp_server_git", "--repository", str(repository)], "git_log",
-            {"repo_path": str(repository)}, "the first commit", 12,
+            "git",
+            [setup.python("servers"), "-m", "mcp_server_git", "--repository", str(repository)],
+            "git_log",
+            {"repo_path": str(repository)},
+            "the first commit",
+            12,
         ),
     ]
 
@@ -97,7 +105,11 @@ def environment(**extra: str) -> dict[str, str]:
     """The environment of every process a test starts: pinned node, no personal configuration, this checkout's package."""
     base = {name: value for name, value in setup.node_environment().items() if not name.startswith(("MCP_", "MCPBRIDGE_"))}
     return {
-        **base, "PEERS_NODE": str(setup.module("node").parent), "PYTHONPATH": str(setup.ROOT), "PYTHONUNBUFFERED": "1", **extra,
+        **base,
+        "PEERS_NODE": str(setup.module("node").parent),
+        "PYTHONPATH": str(setup.ROOT),
+        "PYTHONUNBUFFERED": "1",
+        **extra,
     }
 
 
@@ -119,8 +131,14 @@ def execute(command: Sequence[str], *, input_text: str = "", timeout: float, cwd
     """
     with tempfile.TemporaryDirectory(prefix="home-") as home:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
-            env=environment(HOME=home), start_new_session=True,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=cwd,
+            env=environment(HOME=home),
+            start_new_session=True,
         )
         try:
             output, errors = process.communicate(input_text, timeout=timeout)
@@ -165,8 +183,19 @@ def inspect(target: str | Sequence[str], *arguments: str, era: str = "legacy", t
         config = Path(folder) / "servers.json"
         config.write_text(json.dumps({"mcpServers": {"target": entry}}))
         command = [
-            setup.node(), js("inspector"), "--cli", "--format", "json", "-q", "--config", str(config), "--server", "target",
-            "--protocol-era", era, *arguments,
+            setup.node(),
+            js("inspector"),
+            "--cli",
+            "--format",
+            "json",
+            "-q",
+            "--config",
+            str(config),
+            "--server",
+            "target",
+            "--protocol-era",
+            era,
+            *arguments,
         ]
         output, errors, code = execute(command, timeout=timeout)
     if code != 0:
@@ -198,8 +227,13 @@ def running(command: Sequence[str], **extra: str) -> Iterator[subprocess.Popen[s
     """A process in its own group for the time of the block; its stderr goes to a file that ``errors_of`` reads."""
     with tempfile.TemporaryDirectory(prefix="peer-") as folder, (Path(folder) / "stderr").open("w") as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
-            env=environment(**extra), start_new_session=True,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment(**extra),
+            start_new_session=True,
         )
         process.errors = Path(folder) / "stderr"  # type: ignore[attr-defined]
         try:

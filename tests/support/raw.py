@@ -72,8 +72,11 @@ class HttpClient:
         """POST one message; headers are given with ``_`` for ``-``."""
         body = message if isinstance(message, bytes) else json.dumps(message).encode()
         head = {
-            "host": f"{self.host}:{self.port}", "content-type": "application/json", "accept": ACCEPT,
-            "content-length": str(len(body)), **({"mcp-session-id": self.session} if self.session else {}),
+            "host": f"{self.host}:{self.port}",
+            "content-type": "application/json",
+            "accept": ACCEPT,
+            "content-length": str(len(body)),
+            **({"mcp-session-id": self.session} if self.session else {}),
             **{name.replace("_", "-"): value for name, value in headers.items()},
         }
         async with asyncio.timeout(timeout):
@@ -191,8 +194,13 @@ class LineClient:
 async def child(command: Sequence[str], **extra: str) -> AsyncIterator[LineClient]:
     """A child speaking lines for the time of the block; its whole group is killed at the end."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-        limit=32 * 1024 * 1024, env=peers.environment(**extra), start_new_session=True,
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        limit=32 * 1024 * 1024,
+        env=peers.environment(**extra),
+        start_new_session=True,
     )
     client = LineClient(process)
     reading = asyncio.create_task(client.read_all())

@@ -17,7 +17,13 @@ from mcpbridge.wire import message as m
 WAIT = 5.0
 VERSION = "2025-11-25"
 HELLO = {"protocolVersion": VERSION, "capabilities": {"tools": {}, "logging": {}}, "serverInfo": {"name": "s", "version": "1"}}
-DISCOVERED = {"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "ttlMs": 0, "cacheScope": "private"}
+DISCOVERED = {
+    "resultType": "complete",
+    "supportedVersions": ["2026-07-28"],
+    "capabilities": {"tools": {}},
+    "ttlMs": 0,
+    "cacheScope": "private",
+}
 META = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
 INITIALIZED = m.notification("notifications/initialized")
 
@@ -144,7 +150,9 @@ def client(principal: str = "p", capabilities: str = "{}", back: Any = None, id:
 
 
 def initialize(id: int = 0) -> m.Request:
-    return m.request(id, "initialize", {"protocolVersion": VERSION, "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}})
+    return m.request(
+        id, "initialize", {"protocolVersion": VERSION, "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+    )
 
 
 def exchange(

@@ -122,8 +122,14 @@ def run(command: list[str], cwd: Path, what: str) -> None:
     """
     try:
         done = subprocess.run(
-            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=INSTALL_TIMEOUT, check=False,
+            command,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=INSTALL_TIMEOUT,
+            check=False,
         )
     except FileNotFoundError as err:
         raise SetupFailed(f"{what}: {command[0]} is not on this machine (Debian: apt-get install npm python3-venv)") from err
@@ -141,7 +147,8 @@ def install_node(folder: Path) -> None:
     (folder / "package.json").write_text(json.dumps({"name": "peers", "private": True, "dependencies": NPM}, indent=2))
     run(
         ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"],
-        folder, "npm packages",
+        folder,
+        "npm packages",
     )
     run([str(folder / "node_modules" / "node" / "bin" / "node"), "--version"], folder, "node from npm")
 
@@ -151,7 +158,8 @@ def install_venv(name: str, folder: Path) -> None:
     run([sys.executable, "-m", "venv", str(folder)], PEERS, f"environment {name}")
     run(
         [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q", *VENVS[name]],
-        folder, f"environment {name}",
+        folder,
+        f"environment {name}",
     )
 
 

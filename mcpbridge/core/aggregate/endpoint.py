@@ -137,7 +137,9 @@ class Endpoint:
             elif (cause := task.result()) is not None:
                 causes[server.name] = cause
                 session.missing[server.name] = cause
-        hellos = {s.name: s.hello.get("legacy") or s.hello.get("modern") for s in self._servers if session.missing.get(s.name) is None}
+        hellos = {
+            s.name: s.hello.get("legacy") or s.hello.get("modern") for s in self._servers if session.missing.get(s.name) is None
+        }
         result: dict[str, Any] = {
             "protocolVersion": version,
             "capabilities": capabilities(hellos, legacy=True),
@@ -343,7 +345,9 @@ class Endpoint:
         result = dict(members(response.result))
         for member in ("content", "contents"):
             if member in result:
-                result[member] = Raw(b"[" + b",".join(bytes(self._relinked(server, item)) for item in items(result[member])) + b"]")
+                result[member] = Raw(
+                    b"[" + b",".join(bytes(self._relinked(server, item)) for item in items(result[member])) + b"]"
+                )
         return response.with_result(m.join(result))
 
     def _relinked(self, server: Server, item: Raw) -> Raw:

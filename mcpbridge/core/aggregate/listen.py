@@ -62,7 +62,14 @@ class _Ear:
     can_ask = False
 
     def __init__(
-        self, x: Exchange, server: Server, flags: dict[str, bool], uris: list[str], one: Handler, owner_of: OwnerOf, outgoing: Outgoing
+        self,
+        x: Exchange,
+        server: Server,
+        flags: dict[str, bool],
+        uris: list[str],
+        one: Handler,
+        owner_of: OwnerOf,
+        outgoing: Outgoing,
     ) -> None:
         self._x = x
         self._server = server

@@ -69,7 +69,11 @@ async def merged_list(
     if causes:
         result["_meta"] = {UNAVAILABLE: causes}
     if x.caller.era == "modern":
-        result |= {"resultType": "complete", "ttlMs": 0 if causes else int(ttl or 0), "cacheScope": scope if asked else "private"}
+        result |= {
+            "resultType": "complete",
+            "ttlMs": 0 if causes else int(ttl or 0),
+            "cacheScope": scope if asked else "private",
+        }
     return m.result(x.request.id, result), causes
 
 

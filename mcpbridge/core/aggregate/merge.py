@@ -31,7 +31,9 @@ def capabilities(hellos: Mapping[str, bytes | None], *, legacy: bool) -> dict[st
         for kind in _KINDS:
             if kind in offered:
                 merged.setdefault(kind, {"listChanged": True})
-                if kind == "resources" and (hello is None or (offered[kind] or {}).get("subscribe") or b"supportedVersions" in hello):
+                if kind == "resources" and (
+                    hello is None or (offered[kind] or {}).get("subscribe") or b"supportedVersions" in hello
+                ):
                     merged[kind]["subscribe"] = True
         if "completions" in offered:
             merged["completions"] = {}

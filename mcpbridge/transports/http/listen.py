@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+
 from mcpbridge.core.exchange import Caller, Deadline, Exchange, Handler, NoReply, SessionOp, View, view_of
 from mcpbridge.core.server import Server
 from mcpbridge.errors import FAULTS, BridgeError, to_wire
@@ -144,7 +145,9 @@ class HttpFrontend:
             x.notes["retry_after"] = error.fault.status in (429, 503)
             return m.error(id, to_wire(error)), error.fault.legacy_status if legacy else error.fault.status
         except Exception as error:
-            _log.error("request failed inside the bridge", protocol="http", method=x.view.method, error=repr(error), exc_info=True)
+            _log.error(
+                "request failed inside the bridge", protocol="http", method=x.view.method, error=repr(error), exc_info=True
+            )
             return m.error(id, to_wire(BridgeError("internal_error"))), 500
         if response is None or response.error is None or legacy:
             return response, 200
@@ -263,7 +266,9 @@ class LegacyReply:
     async def ask(self, request: Request) -> Response:
         session, stream = self._session(), self._open()
         if session is None or stream is None:
-            raise BridgeError("unsupported_across_eras", "this client does not read a stream, so it cannot be asked", sent=False)
+            raise BridgeError(
+                "unsupported_across_eras", "this client does not read a stream, so it cannot be asked", sent=False
+            )
         return await session.ask(request, self, stream)
 
     def gone(self) -> None:

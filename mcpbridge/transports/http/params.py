@@ -11,8 +11,8 @@ from msgspec import Raw
 
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members
-from mcpbridge.wire.message import Members, Request, Response
 from mcpbridge.wire.headers import encode_header
+from mcpbridge.wire.message import Members, Request, Response
 
 _ANNOTATION = "x-mcp-header"
 MAX_TOOLS = 10_000

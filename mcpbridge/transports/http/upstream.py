@@ -23,8 +23,8 @@ from mcpbridge.transports.http1.client import HttpResponse
 from mcpbridge.transports.http1.pool import HttpPool
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members, parse, text
-from mcpbridge.wire.message import Message, Notification, Request, RequestId, Response
 from mcpbridge.wire.headers import encode_header
+from mcpbridge.wire.message import Message, Notification, Request, RequestId, Response
 from mcpbridge.wire.spec import MODERN, PROTOCOL_VERSION, name_of, retry_safe
 from mcpbridge.wire.sse import SseParser
 
@@ -94,7 +94,11 @@ class HttpUpstream:
         async with aclosing(response):
             if response.status >= 400:
                 _log.warn(
-                    "notification refused", protocol="http", server=self._name, method=notification.method, status=response.status
+                    "notification refused",
+                    protocol="http",
+                    server=self._name,
+                    method=notification.method,
+                    status=response.status,
                 )
             else:
                 await response.read()
@@ -145,7 +149,9 @@ class HttpUpstream:
                 if status == 200:
                     raise BridgeError("bad_answer", str(error), server=self._name) from error
                 parsed = []
-            if isinstance(parsed, Response) and (parsed.result is not None or status in (200, 400, 404) or self._era == "modern"):
+            if isinstance(parsed, Response) and (
+                parsed.result is not None or status in (200, 400, 404) or self._era == "modern"
+            ):
                 if status == 404 and self._session_id is not None and self._era == "legacy":
                     self._lost()
                 if status != 200 or parsed.id == upstream_id or parsed.id is None:
@@ -177,10 +183,14 @@ class HttpUpstream:
                     else:
                         self._related(message, request, reply)
             if self._era == "modern" or not last_event:
-                raise BridgeError("stream_closed", f"server {self._name!r} ended the stream before its answer", server=self._name)
+                raise BridgeError(
+                    "stream_closed", f"server {self._name!r} ended the stream before its answer", server=self._name
+                )
             await asyncio.sleep(retry)
             headers = [*self._session_headers(), ("last-event-id", last_event)]
-            response = await self._pool.request("GET", self._path, headers, b"", retry_safe=True, max_response=self._max_response)
+            response = await self._pool.request(
+                "GET", self._path, headers, b"", retry_safe=True, max_response=self._max_response
+            )
             if response.status != 200:
                 await response.aclose()
                 raise BridgeError("stream_closed", f"server {self._name!r} does not resume its stream", server=self._name)
@@ -200,7 +210,9 @@ class HttpUpstream:
         except BridgeError as error:
             answer = m.error(question.id, to_wire(error))
         except Exception as error:
-            _log.error("question failed inside the bridge", protocol="http", server=self._name, error=repr(error), exc_info=True)
+            _log.error(
+                "question failed inside the bridge", protocol="http", server=self._name, error=repr(error), exc_info=True
+            )
             answer = m.error(question.id, to_wire(BridgeError("internal_error")))
         try:
             response = await self._post(answer.with_id(question.id).encode(), self._session_headers(), retry=False)

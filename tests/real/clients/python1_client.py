@@ -29,8 +29,10 @@ class Ops:
 
     async def list(self, kind: str, cursor: str | None) -> Json:
         verbs = {
-            "tools": self.session.list_tools, "prompts": self.session.list_prompts,
-            "resources": self.session.list_resources, "templates": self.session.list_resource_templates,
+            "tools": self.session.list_tools,
+            "prompts": self.session.list_prompts,
+            "resources": self.session.list_resources,
+            "templates": self.session.list_resource_templates,
         }
         return wire(await verbs[kind](params=types.PaginatedRequestParams(cursor=cursor)))
 
@@ -106,7 +108,9 @@ async def connect(options: argparse.Namespace, steps: list[Json], record: plan.R
             await record.note(message.root.method, wire(message.root).get("params"))
 
     questions: Json = {
-        "sampling_callback": on_sampling, "elicitation_callback": on_elicit, "list_roots_callback": on_roots,
+        "sampling_callback": on_sampling,
+        "elicitation_callback": on_elicit,
+        "list_roots_callback": on_roots,
     }
     report: Json = {}
     try:
@@ -130,15 +134,21 @@ async def converse(
             reader, writer = await stack.enter_async_context(stdio_client(target))
         session = await stack.enter_async_context(
             ClientSession(
-                reader, writer, message_handler=on_message, read_timeout_seconds=timedelta(seconds=plan.STEP_TIMEOUT),
+                reader,
+                writer,
+                message_handler=on_message,
+                read_timeout_seconds=timedelta(seconds=plan.STEP_TIMEOUT),
                 **({} if options.plain else questions),
             )
         )
         hello = await session.initialize()
         entries = await plan.carry_out(Ops(session), record, steps, describe)
         report.update(
-            protocol=hello.protocolVersion, server=wire(hello.serverInfo), capabilities=wire(hello.capabilities),
-            instructions=hello.instructions, steps=entries,
+            protocol=hello.protocolVersion,
+            server=wire(hello.serverInfo),
+            capabilities=wire(hello.capabilities),
+            instructions=hello.instructions,
+            steps=entries,
         )
 
 

@@ -32,8 +32,10 @@ class Ops:
 
     async def list(self, kind: str, cursor: str | None) -> Json:
         verbs = {
-            "tools": self.client.list_tools, "prompts": self.client.list_prompts,
-            "resources": self.client.list_resources, "templates": self.client.list_resource_templates,
+            "tools": self.client.list_tools,
+            "prompts": self.client.list_prompts,
+            "resources": self.client.list_resources,
+            "templates": self.client.list_resource_templates,
         }
         return wire(await verbs[kind](cursor=cursor, cache_mode="bypass"))
 
@@ -115,14 +117,20 @@ async def connect(options: argparse.Namespace, steps: list[Json], record: plan.R
             await record.note(message.method, wire(message).get("params"))
 
     questions: Json = {
-        "sampling_callback": on_sampling, "elicitation_callback": on_elicit, "list_roots_callback": on_roots,
+        "sampling_callback": on_sampling,
+        "elicitation_callback": on_elicit,
+        "list_roots_callback": on_roots,
     }
     target = options.url or StdioServerParameters(command=options.command[0], args=options.command[1:])
     # A modern client takes logs per request, a legacy one by logging/setLevel.
     level: Any = "debug" if any(step["do"] == "level" for step in steps) and options.mode in MODERN_PROTOCOL_VERSIONS else None
     async with anyio.create_task_group() as streams:
         async with Client(
-            target, mode=options.mode, message_handler=on_message, log_level=level, read_timeout_seconds=plan.STEP_TIMEOUT,
+            target,
+            mode=options.mode,
+            message_handler=on_message,
+            log_level=level,
+            read_timeout_seconds=plan.STEP_TIMEOUT,
             **({} if options.plain else questions),
         ) as client:
             entries = await plan.carry_out(Ops(client, streams, record), record, steps, describe)

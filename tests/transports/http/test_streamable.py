@@ -49,7 +49,9 @@ class Client:
             return response.status, response.headers, [json.loads(e.data) for e in SseParser().feed(raw) if e.data]
         return response.status, response.headers, json.loads(raw) if raw else None
 
-    async def modern(self, id: int | str, method: str, params: dict[str, Any] | None = None, **headers: str) -> tuple[int, Any, Any]:
+    async def modern(
+        self, id: int | str, method: str, params: dict[str, Any] | None = None, **headers: str
+    ) -> tuple[int, Any, Any]:
         named = {"mcp_name": params["name"]} if params and "name" in params else {}
         message = {"id": id, "method": method, "params": {**(params or {}), "_meta": META}}
         return await self.post(message, **{"mcp_protocol_version": VERSION, "mcp_method": method, **named, **headers})
@@ -123,7 +125,13 @@ def event(message: Any, id: str = "") -> bytes:
     return (f"id: {id}\n" if id else "").encode() + b"data: " + json.dumps(message).encode() + b"\n\n"
 
 
-DISCOVER = {"resultType": "complete", "supportedVersions": [VERSION], "capabilities": {"tools": {}}, "ttlMs": 0, "cacheScope": "private"}
+DISCOVER = {
+    "resultType": "complete",
+    "supportedVersions": [VERSION],
+    "capabilities": {"tools": {}},
+    "ttlMs": 0,
+    "cacheScope": "private",
+}
 
 
 async def modern_server(request: HttpRequest, responder: Responder, message: Any) -> None:
@@ -133,13 +141,18 @@ async def modern_server(request: HttpRequest, responder: Responder, message: Any
         error = {"code": -32601, "message": "Method not found"}
         await responder.respond(404, JSON, json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}).encode())
     else:
-        echo = {k: request.headers.get(k) for k in ("mcp-method", "mcp-name", "mcp-protocol-version", "authorization", "mcp-session-id")}
+        echo = {
+            k: request.headers.get(k)
+            for k in ("mcp-method", "mcp-name", "mcp-protocol-version", "authorization", "mcp-session-id")
+        }
         await responder.respond(200, JSON, result(message["id"], {"resultType": "complete", "echo": echo}))
 
 
 async def test_a_modern_call_takes_its_own_headers_upstream_and_nothing_of_the_client() -> None:
     async with world(modern_server) as client:
-        status, _, body = await client.modern(1, "tools/call", {"name": "ü t"}, mcp_name="=?base64?w7wgdA==?=", authorization="Bearer x")
+        status, _, body = await client.modern(
+            1, "tools/call", {"name": "ü t"}, mcp_name="=?base64?w7wgdA==?=", authorization="Bearer x"
+        )
         assert status == 200
         assert body["result"]["echo"] == {
             "mcp-method": "tools/call",
@@ -229,10 +242,18 @@ class LegacyServer:
             await responder.respond(202)
         elif message["method"] == "initialize":
             self.sessions += 1
-            hello = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "s", "version": "1"}}
+            hello = {
+                "protocolVersion": "2025-11-25",
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "s", "version": "1"},
+            }
             await responder.respond(200, [*JSON, ("mcp-session-id", f"up{self.sessions}")], result(message["id"], hello))
         elif message["method"] == "server/discover":
-            error = {"jsonrpc": "2.0", "id": "server-error", "error": {"code": -32600, "message": "Bad Request: Missing session ID"}}
+            error = {
+                "jsonrpc": "2.0",
+                "id": "server-error",
+                "error": {"code": -32600, "message": "Bad Request: Missing session ID"},
+            }
             await responder.respond(400, JSON, json.dumps(error).encode())
         elif "id" not in message:
             if message["method"] == "notifications/cancelled":
@@ -246,7 +267,9 @@ class LegacyServer:
         if name == "ask":
             await responder.start(200, [("content-type", "text/event-stream")])
             question = {"jsonrpc": "2.0", "id": "q1", "method": "elicitation/create", "params": {"message": "?"}}
-            responder.send(event({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "hm"}}))
+            responder.send(
+                event({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "hm"}})
+            )
             responder.send(event(question))
             answer = await self.answers.get()
             responder.send(event({"jsonrpc": "2.0", "id": message["id"], "result": {"said": answer}}))
@@ -279,7 +302,11 @@ async def test_a_question_travels_on_the_stream_of_its_call_and_its_answer_comes
         status, headers, messages = await call
         assert headers.get("content-type") == "text/event-stream"
         assert [m.get("method") for m in messages] == ["notifications/message", "elicitation/create", None]
-        assert messages[-1] == {"jsonrpc": "2.0", "id": 5, "result": {"said": {"jsonrpc": "2.0", "id": "q1", "result": {"action": "accept"}}}}
+        assert messages[-1] == {
+            "jsonrpc": "2.0",
+            "id": 5,
+            "result": {"said": {"jsonrpc": "2.0", "id": "q1", "result": {"action": "accept"}}},
+        }
 
 
 async def test_a_server_that_ends_its_stream_early_is_asked_again_from_where_it_stopped() -> None:
