@@ -146,7 +146,7 @@ class Bridge:
         return compose(list(policies), route(one=self.one, many=many))
 
     def watch(self) -> None:
-        """Look at every server now, and again while it is down: what is known before the first client comes is not waited for."""
+        """Look at every server now, and again while it is down: what is known before the first client is not waited for."""
         for server in self.servers.values():
             for backend in server.backends:
                 self.spawn(_keep_checking(backend))
@@ -197,7 +197,7 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
         raise
     except BridgeError as error:
         _log.debug("background work failed", reason=str(error))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - logged; one task must not end the others
         _log.error("background work failed inside the bridge", error=repr(error), exc_info=True)
 
 

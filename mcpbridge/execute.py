@@ -1,6 +1,6 @@
 """`POST /api/v1/execute`: one JSON-RPC message by itself, answered with where it went.
 
-    {"jsonrpc":"2.0","id":1,"method":"tools/list"}  ->  {..., "protocol_used":"stdio","backend":"git/0","attempts":1,"duration_ms":3.1}
+    {"jsonrpc":"2.0","id":1,"method":"tools/list"}  ->  {..., "protocol_used":"stdio","backend":"git/0",...}
 
 A message in the legacy dialect has no session here; a passing one that declares nothing stands in, one per principal.
 

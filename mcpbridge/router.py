@@ -59,7 +59,7 @@ def main(loaded: Loaded[RouterConfig]) -> int:
 
 async def _serve(config: RouterConfig) -> int:
     if sys.stdin is not None and sys.stdin.isatty():
-        print("mcpbridge router waits for MCP messages on stdin; see `mcpbridge router --help`", file=sys.stderr)
+        print("mcpbridge router waits for MCP messages on stdin; see `mcpbridge router --help`", file=sys.stderr)  # noqa: T201 - for the person at the terminal
     connection = open_standard()
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -228,7 +228,7 @@ async def _watch_parent(stop: asyncio.Future[int]) -> None:
     if sys.platform == "win32":
         return
     parent = os.getppid()
-    while os.getppid() == parent:
+    while os.getppid() == parent:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(PARENT_CHECK)
     if not stop.done():
         _log.info("the process that started the router is gone")

@@ -130,7 +130,7 @@ class ClientSessions:
         self._live[session.record.id] = session
 
     async def get(self, id: str, principal: str) -> ClientSession:
-        """The session if it lives and belongs to ``principal``. Raises BridgeError("session_unknown"), the same for every reason."""
+        """The session if it lives and belongs to ``principal``. Raises BridgeError("session_unknown"), whatever the reason."""
         session = self._live.get(id)
         if session is None or session.closed or session.record.principal != principal:
             raise BridgeError("session_unknown", "initialize again", sent=False)

@@ -169,6 +169,8 @@ class Deadline:
 
 @dataclass(slots=True)
 class Exchange:
+    """One client message and what happens to it; the law and the life are in the module."""
+
     message: Message | SessionOp
     view: View
     caller: Caller

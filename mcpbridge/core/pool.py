@@ -29,7 +29,7 @@ from mcpbridge.wire.message import Notification, Request, Response
 _NO_REPLY = NoReply()
 MIN_IDLE = 1.0  # seconds without use after which a conversation may be ended to make room
 LOOK = 0.25  # seconds between looks for one that became idle
-PATIENCE = 15.0  # seconds a call waits for a server that is still starting, which goes on starting; longer than the era probe's silence
+PATIENCE = 15.0  # seconds a call waits for a server that is (and goes on) starting; longer than the era probe's silence
 QUEUE_WAIT = 5.0  # seconds a call waits for a free child (reliability section 1: queue wait 5 s)
 
 
@@ -334,7 +334,8 @@ class Pool:
                 raise BridgeError("server_busy", f"all {self.limit} conversations are in use", sent=False)
             self._freed.clear()
             with suppress(TimeoutError):  # one that was in use becomes idle without telling anybody
-                await asyncio.wait_for(self._freed.wait(), min(LOOK, ends - now))
+                async with asyncio.timeout(min(LOOK, ends - now)):
+                    await self._freed.wait()
         self._starting += 1
 
     def _failed(self, error: BridgeError) -> None:
@@ -343,7 +344,7 @@ class Pool:
             self._not_before = asyncio.get_running_loop().time() + self._backoff.next(random.random())
 
     def patience(self, deadline: Deadline) -> float:
-        """Seconds a call with this deadline waits for a conversation: its user hears of a silent server long before the deadline."""
+        """Seconds a call waits for a conversation: its user hears of a silent server long before the deadline."""
         return min(PATIENCE, deadline.remaining(asyncio.get_running_loop().time()))
 
     def still_starting(self) -> str:

@@ -26,7 +26,7 @@ def share(spawn: Spawn, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
                 future.set_exception(BridgeError("draining", "the bridge is shutting down", sent=False))
                 future.exception()
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told to whoever waits
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # seen: nobody may be waiting any more

@@ -78,7 +78,7 @@ async def _plain(x: Exchange, talk: BackendSession, reply: Reply) -> Response:
 
 
 async def _with_logs(x: Exchange, level: str) -> Response:
-    """A call that wants log messages: the session's level is set first, and only this client's calls may have logs meanwhile."""
+    """A call that wants log messages: the session's level is set first; only this client's calls may have logs meanwhile."""
     pool = _pool(x)
     talk = await pool.lease_logs(_key(x), _initialize(x), x.caller.connection or x, _remaining(x))
     listener = _LogListener(x)

@@ -52,7 +52,7 @@ def to_legacy_request(request: Request) -> Request:
 
 
 def to_modern_response(method: str, response: Response, server_info: Raw | None) -> Response:
-    """A legacy server's answer with what a modern client needs: resultType, ttlMs, cacheScope, serverInfo; errors renumbered."""
+    """A legacy server's answer as a modern client needs it: resultType, ttlMs, cacheScope, serverInfo; errors renumbered."""
     if response.error is not None:
         return _modern_error(response)
     result = dict(members(response.result or b"{}"))
@@ -122,7 +122,7 @@ def to_legacy_response(response: Response) -> Response:
     if kind is not None and kind != _COMPLETE:
         name = text(kind)
         if name == "input_required":
-            detail = "the server asks the user something, which this client's protocol version cannot be asked through the bridge yet"
+            detail = "the server asks the user something, and that question cannot be put to this client yet"
             raise BridgeError("unsupported_across_eras", detail, resultType=name)
         raise BridgeError(
             "unsupported_across_eras", f"resultType {name!r} has no form in this client's protocol version", resultType=name

@@ -39,7 +39,7 @@ def timeout() -> Policy:
 
 
 class _Alarm:
-    """Cancels the current task when the deadline is over, however often it moves: ``asyncio.timeout`` at a third of its cost."""
+    """Cancels the current task when the deadline is over, however often that moves: a cheaper ``asyncio.timeout``."""
 
     __slots__ = ("_cancelling", "_deadline", "_handle", "_loop", "_rang", "_task")
 

@@ -78,8 +78,8 @@ async def server() -> AsyncIterator[Side]:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[Side]:
-    yield Side(client=True)
+async def client() -> Side:
+    return Side(client=True)
 
 
 async def test_answers_find_their_callers_in_any_order_although_all_used_one_id(server: Side) -> None:

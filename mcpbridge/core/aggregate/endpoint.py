@@ -38,7 +38,7 @@ Visible = Callable[[Caller, str, str, str], bool]
 
 @dataclass(frozen=True)
 class Part:
-    """One server of an endpoint. ``prefix``: its names get `server__`; False for a gateway, whose names are exposed ones already."""
+    """One server of an endpoint. ``prefix``: its names get `server__`; False for a gateway, whose names are exposed already."""
 
     server: Server
     prefix: bool = True

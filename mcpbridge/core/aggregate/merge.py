@@ -17,6 +17,7 @@ _KINDS = ("tools", "prompts", "resources")
 
 
 def bridge_info() -> dict[str, str]:
+    """The serverInfo of an endpoint that shows several servers."""
     return {"name": "mcpbridge", "version": __version__}
 
 
@@ -27,7 +28,7 @@ def capabilities(hellos: Mapping[str, bytes | None], *, legacy: bool) -> dict[st
     """
     merged: dict[str, Any] = {}
     for hello in hellos.values():
-        offered: dict[str, Any] = dict.fromkeys((*_KINDS, "completions"), {}) if hello is None else _offered(hello)
+        offered: dict[str, Any] = {kind: {} for kind in (*_KINDS, "completions")} if hello is None else _offered(hello)
         for kind in _KINDS:
             if kind in offered:
                 merged.setdefault(kind, {"listChanged": True})

@@ -78,6 +78,7 @@ class Owners:
 
 
 def alias(server: str, uri: str) -> str:
+    """How a server's URI is shown when an earlier server has the same one."""
     return f"{_scheme(server)}://{uri}"
 
 

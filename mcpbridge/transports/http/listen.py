@@ -144,7 +144,7 @@ class HttpFrontend:
             x.notes["challenge"] = error.data.pop("challenge", None)
             x.notes["retry_after"] = error.fault.status in (429, 503)
             return m.error(id, to_wire(error)), error.fault.legacy_status if legacy else error.fault.status
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told to whoever waits
             _log.error(
                 "request failed inside the bridge", protocol="http", method=x.view.method, error=repr(error), exc_info=True
             )

@@ -209,7 +209,7 @@ class HttpUpstream:
             answer = await (reply.ask(question) if reply is not None else self._inbox.asked(question))
         except BridgeError as error:
             answer = m.error(question.id, to_wire(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told to whoever waits
             _log.error(
                 "question failed inside the bridge", protocol="http", server=self._name, error=repr(error), exc_info=True
             )

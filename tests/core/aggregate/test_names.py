@@ -53,6 +53,7 @@ def test_a_foreign_or_stale_cursor_is_refused(cursor: str) -> None:
 @given(st.text(max_size=200))
 def test_any_text_as_cursor_is_taken_or_refused(cursor: str) -> None:
     try:
-        assert set(from_cursor(cursor, ["a"])) == {"a"}
+        taken = set(from_cursor(cursor, ["a"]))
     except BridgeError as error:
-        assert error.reason == "invalid_params"
+        taken = {error.reason}
+    assert taken in ({"a"}, {"invalid_params"})
