@@ -305,9 +305,6 @@ def test_array_elements_with_lone_surrogates_are_cut_out_exactly():
     assert [bytes(item) for item in found] == [b'"\\ud800"', b"1", b'"1"', b'{"a":"\\\\\\ud800"}', b"[]", b'"\\ud800"']
 
 
-# Whose id is it
-
-
 @pytest.mark.parametrize(
     ("raw", "id"),
     [

@@ -44,7 +44,8 @@ def test_a_relative_path_directory_gives_an_absolute_program(tmp_path):
 def test_home_is_expanded_in_command_and_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     tool = program(tmp_path / "bin" / "tool")
-    assert prepare(["~/bin/tool"], {}, "~/bin") == (str(tool), ["~/bin/tool"], dict(os.environ), str(tool.parent))
+    launch = prepare(["~/bin/tool"], {}, "~/bin")
+    assert (launch.path, launch.argv, launch.cwd) == (str(tool), ["~/bin/tool"], str(tool.parent))
 
 
 @pytest.mark.parametrize(
