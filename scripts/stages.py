@@ -125,7 +125,7 @@ def run(stage: Stage, tier: str, scratch: Path) -> Outcome:
     report = scratch / f"{stage.name}.xml"
     command = [*stage.command, f"--junit-xml={report}"] if stage.tests else list(stage.command)
     command = [re.sub(r"^\{(\w+)\}$", lambda match: str(getattr(COUNTS[match[1]], tier.lower())), part) for part in command]
-    environment = {**os.environ, "MCPBRIDGE_TIER": tier, "MCPBRIDGE_RESULTS": str(numbers)}
+    environment = {**os.environ, "BRIDGE_TEST_TIER": tier, "BRIDGE_TEST_RESULTS": str(numbers)}
     environment["PATH"] = f"{Path(PYTHON).parent}{os.pathsep}{environment.get('PATH', '')}"
     began = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)

@@ -25,9 +25,7 @@ for _name in (
 os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", TZ="UTC", LC_ALL="C.UTF-8", TEXTUAL_ANIMATIONS="none")
 # Nothing of the person's own set-up may reach a test.
 for _name in list(os.environ):
-    if _name.startswith(("MCP_", "MCPBRIDGE_")) and not _name.startswith(
-        ("MCPBRIDGE_TEST_", "MCPBRIDGE_TIER", "MCPBRIDGE_RESULTS")
-    ):
+    if _name.startswith(("MCP_", "MCPBRIDGE_")):
         del os.environ[_name]
 
 import pytest
@@ -50,8 +48,8 @@ settings.load_profile("tier")
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Tests run on the loop the product runs on; MCPBRIDGE_TEST_LOOP=asyncio tries the other one."""
-    if sys.platform == "win32" or os.environ.get("MCPBRIDGE_TEST_LOOP") == "asyncio":
+    """Tests run on the loop the product runs on; BRIDGE_TEST_LOOP=asyncio tries the other one."""
+    if sys.platform == "win32" or os.environ.get("BRIDGE_TEST_LOOP") == "asyncio":
         return {"asyncio": asyncio.new_event_loop}
     import uvloop
 

@@ -102,7 +102,7 @@ def test_raw_numbers_and_the_verdict_are_recorded(fake, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "RESULTS", tmp_path)
     monkeypatch.setattr(stages, "ROOT", tmp_path)
     monkeypatch.setattr(stages, "git", lambda *arguments: "0123456789abcdef" if arguments[0] == "rev-parse" else "")
-    code = "import os, json; open(os.environ['MCPBRIDGE_RESULTS'] + '/hop.json', 'w').write(json.dumps({'us': 21.5}))"
+    code = "import os, json; open(os.environ['BRIDGE_TEST_RESULTS'] + '/hop.json', 'w').write(json.dumps({'us': 21.5}))"
     assert fake([row("bench", code)], "--record") == 0
     document = json.loads((tmp_path / "0123456789ab.json").read_text())
     assert (document["commit"], document["tier"], document["verdict"]) == ("0123456789abcdef", "T1", "passed")

@@ -1,6 +1,6 @@
 """How much of each repeated thing a tier of tests does. One table: the short and the long run are the same programs.
 
-T0 is the quick check, T1 what runs on every change, T2 the full run before a release. ``MCPBRIDGE_TIER`` chooses.
+T0 is the quick check, T1 what runs on every change, T2 the full run before a release. ``BRIDGE_TEST_TIER`` chooses.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ COUNTS = {
 
 def tier() -> str:
     """``t0``, ``t1`` or ``t2``; ``t0`` when nothing is said."""
-    value = os.environ.get("MCPBRIDGE_TIER", "T0").lower()
+    value = os.environ.get("BRIDGE_TEST_TIER", "T0").lower()
     if value not in Count._fields:
-        raise ValueError(f"MCPBRIDGE_TIER={value!r} is none of T0, T1, T2")
+        raise ValueError(f"BRIDGE_TEST_TIER={value!r} is none of T0, T1, T2")
     return value
 
 

@@ -25,7 +25,7 @@ Json = dict[str, Any]
 HERE = Path(__file__).resolve().parent
 DRIVERS = HERE.parent / "real" / "clients"
 #: the bridge under test; another command (a built file) can be put in its place
-BRIDGE = shlex.split(os.environ.get("MCPBRIDGE_TEST_COMMAND", "")) or [sys.executable, "-m", "mcpbridge"]
+BRIDGE = shlex.split(os.environ.get("BRIDGE_TEST_COMMAND", "")) or [sys.executable, "-m", "mcpbridge"]
 START_TIMEOUT = 30.0  # seconds until a server listens; npm's servers need 1-2 s on an idle machine
 DRIVE_TIMEOUT = 50.0  # seconds for one driver with its whole plan
 PROTOCOLS_OFF = ("WEBSOCKET", "SSE", "TCP_BINARY", "STDIO")

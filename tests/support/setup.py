@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PEERS = Path(os.environ.get("MCPBRIDGE_TEST_PEERS") or ROOT / ".cache" / "peers")
+PEERS = Path(os.environ.get("BRIDGE_TEST_PEERS") or ROOT / ".cache" / "peers")
 
 #: name in node_modules -> npm specification. Two conformance suites stand side by side under alias names.
 NPM = {
