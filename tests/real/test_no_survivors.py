@@ -19,7 +19,7 @@ import pytest
 from tests.support import peers, raw, setup
 from tests.support.counts import count
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 GOOD = [sys.executable, str(peers.HERE / "awkward_server.py"), "good"]
 GONE = 8.0  # seconds after the end of the router until nothing of its children is left
 MARK = "SURVIVOR_TEST_MARK"  # no MCPBRIDGE_ name: those are not passed on to children
