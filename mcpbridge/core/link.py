@@ -16,10 +16,11 @@ import asyncio
 import hashlib
 
 from mcpbridge.core.client_session import ClientSession
-from mcpbridge.core.exchange import Exchange, NoReply, Reply
+from mcpbridge.core.exchange import QUESTION_WAIT, Exchange, NoReply, Reply
 from mcpbridge.core.pool import BackendSession, Refused, SessionKey
 from mcpbridge.core.ports import Upstream
 from mcpbridge.core.server import Backend, Server
+from mcpbridge.core.tasks import share, wait_shared
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
 from mcpbridge.wire import message as m
@@ -28,6 +29,7 @@ from mcpbridge.wire.message import Notification, Request, Response
 _log = log("link")
 _NO_REPLY = NoReply()
 _NEEDS_OWN = frozenset({"logging/setLevel", "resources/subscribe"})
+REPLAY = 10.0  # seconds a restarted server has to take its client's level and subscriptions
 LIST_CHANGED = ("tools", "prompts", "resources")
 
 
@@ -51,8 +53,9 @@ class Link:
         self._initialize: Request | None = None
         self._wants_own = server_wants_own(session, backend.server)
         self._order = asyncio.Lock()
-        self._reopening = asyncio.Lock()
-        self._calls: dict[int | str, Exchange] = {}
+        self._reaching: asyncio.Future[None] | None = None
+        self._is_replayed = False  # ``_talk`` knows what the client said so far
+        self._calls: dict[int, Exchange] = {}  # by identity: callers of one session may use one id twice
         self._level: Request | None = None
         self._subscribed: dict[bytes, Request] = {}
         self._closed = False
@@ -68,30 +71,29 @@ class Link:
 
     async def call(self, x: Exchange) -> Response:
         request = x.request
-        now = asyncio.get_running_loop().time()
-        if self._talk is None or self._talk.is_closed:
-            await self._reach(self._backend.pool.patience(x.deadline))
+        if not self._is_ready:
+            await self._reach_again(x)
         if self._order.locked():  # a notification sent before this call is still on its way
             async with self._order:
                 pass
         if request.method in _NEEDS_OWN and not self._wants_own and self.server.isolation != "shared":
             self._wants_own = True
-            await self._reach(self._backend.pool.patience(x.deadline))
-        self._calls[request.id] = x
-        assert self._talk is not None
-        self._talk.last_used = now
+            try:
+                await self._reach_again(x)
+            except BridgeError:
+                self._wants_own = False  # it stays where it was, and may try again
+                raise
+        self._calls[id(x)] = x
         try:
             try:
-                response = await self._upstream().call(request, x.reply)
+                response = await self._talking().call(request, x.reply)
             except BridgeError as error:
                 if error.reason != "backend_session_lost":
                     raise
-                await self._reach(
-                    self._backend.pool.patience(x.deadline)
-                )  # the server forgot the session and did not run the call
-                response = await self._upstream().call(request, x.reply)
+                await self._reach_again(x)  # the server forgot the session and did not run the call
+                response = await self._talking().call(request, x.reply)
         finally:
-            self._calls.pop(request.id, None)
+            del self._calls[id(x)]
         if response.error is None:
             self._remember(request)
         return response
@@ -118,7 +120,7 @@ class Link:
     @property
     def is_idle(self) -> bool:
         """Whether nobody would notice at once if its conversation ended: no call, and a client that hears nothing."""
-        return not self._calls and not self.session.back.is_listening
+        return self._is_ready and not self._calls and not self.session.back.is_listening
 
     # What the server says outside any call (Inbox)
 
@@ -138,7 +140,10 @@ class Link:
             reply = self._only_reply()
             if reply is not None and reply.can_ask:
                 return await reply.ask(request)
-            return await self.session.back.ask(request, _Upward(self._upstream()))
+            async with asyncio.timeout(QUESTION_WAIT):
+                return await self.session.back.ask(request, _Upward(self._talking().upstream))
+        except TimeoutError:
+            raise BridgeError("timeout", f"the client did not answer {request.method} in {QUESTION_WAIT:g} s") from None
         finally:
             for x in waiting:
                 x.deadline.resume(now())
@@ -177,39 +182,65 @@ class Link:
             if (hello.get("capabilities") or {}).get(kind):
                 self.session.notified(self.server, m.notification(f"notifications/{kind}/list_changed"))
 
+    @property
+    def _is_ready(self) -> bool:
+        talk = self._talk
+        return talk is not None and not talk.is_closed and self._is_replayed and (talk.owner is self or not self._wants_own)
+
     async def _reach(self, remaining: float) -> None:
-        """Have a live conversation of the right kind, replaying what the client said so far. One at a time."""
-        assert self._initialize is not None
-        async with self._reopening:
-            talk = self._talk
-            if self._closed:
+        """Have a live conversation of the right kind that knows what the client said so far.
+
+        There is one start at a time; it goes on when the time of who waits for it is over.
+        """
+        while not self._is_ready:
+            if self._is_over():
                 raise BridgeError("session_unknown", "the session has ended", sent=False)
-            if talk is not None and not talk.is_closed and (talk.owner is self or not self._wants_own):
-                return
+            if self._reaching is None or self._reaching.done():
+                self._reaching = share(self._backend.spawn, self._start())
+            await wait_shared(self._reaching, remaining, self._backend.pool.still_starting())
+
+    async def _reach_again(self, x: Exchange) -> None:
+        """``_reach`` for a call: a server that no longer takes its client is an error of that call."""
+        try:
+            await self._reach(self._backend.pool.patience(x.deadline))
+        except Refused as refused:
+            said = m.loads(refused.response.error or b"{}").get("message") or "no reason given"
+            detail = f"server {self.server.name!r} refused to initialize again: {said}"
+            raise BridgeError("backend_error", detail, sent=False, server=self.server.name) from refused
+
+    async def _start(self) -> None:
+        assert self._initialize is not None
+        talk, pool = self._talk, self._backend.pool
+        if talk is None or talk.is_closed or (self._wants_own and talk.owner is not self):
             key = session_key(self.session, self.server)
             if self._wants_own:
-                fresh = await self._backend.pool.own(key, self._initialize, self, remaining)
+                fresh = await pool.own(key, self._initialize, self, pool.start_timeout)
             else:
-                fresh = await self._backend.pool.shared(key, self._initialize, remaining)
-            self._talk = fresh
+                fresh = await pool.shared(key, self._initialize, pool.start_timeout)
             fresh.users += 1
             fresh.listeners.append(self)
             if self._is_over():
                 await self._leave(fresh)
                 raise BridgeError("session_unknown", "the session has ended", sent=False)
+            self._talk, self._is_replayed = fresh, False
             if talk is not None:
-                await self._leave(talk)
-            await self._replay(fresh)
+                self._backend.spawn(self._leave(talk))  # to end a child takes seconds
+        await self._replay(self._talking())
+        self._is_replayed = True
 
     def _is_over(self) -> bool:
         return self._closed or self.session.closed
 
     async def _replay(self, talk: BackendSession) -> None:
-        if self._wants_own and self.session.initialized is not None and not talk.is_initialized:
-            talk.is_initialized = True
-            await talk.upstream.notify(self.session.initialized)
-        for request in ([self._level] if self._level else []) + list(self._subscribed.values()):
-            await talk.upstream.call(request, _NO_REPLY)
+        try:
+            async with asyncio.timeout(REPLAY):
+                if self._wants_own and self.session.initialized is not None and not talk.is_initialized:
+                    talk.is_initialized = True
+                    await talk.upstream.notify(self.session.initialized)
+                for request in ([self._level] if self._level else []) + list(self._subscribed.values()):
+                    await talk.call(request, _NO_REPLY)
+        except TimeoutError:
+            _log.warn("server did not take its client's level and subscriptions again", server=self.server.name)
 
     async def _leave(self, talk: BackendSession) -> None:
         if self in talk.listeners:
@@ -229,10 +260,10 @@ class Link:
             else:
                 self._subscribed.pop(uri, None)
 
-    def _upstream(self) -> Upstream:
+    def _talking(self) -> BackendSession:
         if self._talk is None:
             raise BridgeError("session_unknown", "the session has ended", sent=False)
-        return self._talk.upstream
+        return self._talk
 
     def _only_reply(self) -> Reply | None:
         """The way back of the one call in flight, if there is exactly one and the transport itself does not name it."""

@@ -16,7 +16,11 @@ from mcpbridge.wire import message as m
 
 WAIT = 5.0
 VERSION = "2025-11-25"
-HELLO = {"protocolVersion": VERSION, "capabilities": {"tools": {"listChanged": True}, "logging": {}}, "serverInfo": {"name": "s", "version": "1"}}
+HELLO = {
+    "protocolVersion": VERSION,
+    "capabilities": {"tools": {"listChanged": True}, "logging": {}},
+    "serverInfo": {"name": "s", "version": "1"},
+}
 DISCOVERED = {
     "resultType": "complete",
     "supportedVersions": ["2026-07-28"],
