@@ -84,7 +84,9 @@ async def test_pipelined_calls_through_the_router_come_back_under_their_ids() ->
 
 async def test_calls_of_several_routers_at_one_gateway_are_not_mixed_up() -> None:
     each = count("mixed_calls") // 20
-    with peers.gateway({"shuffle": SHUFFLE}) as bridge:
+    with peers.gateway(
+        {"shuffle": SHUFFLE}, MCPBRIDGE_SERVER__MAX_CONNECTIONS_PER_IP="1000"
+    ) as bridge:  # 6 x 100 calls in flight
         command = peers.router(bridge.url("shuffle"))
         async with asyncio.timeout(TIME_LIMIT):
             await asyncio.gather(*(call_over_router(command, client, each) for client in range(6)))
