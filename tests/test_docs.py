@@ -6,12 +6,19 @@ import json
 import re
 import secrets
 import shlex
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from mcpbridge.admin.views import views
+from mcpbridge.config.gateway import GatewayConfig
+from mcpbridge.config.router import RouterConfig
+from mcpbridge.config.rows import fields_of
+from mcpbridge.errors import FAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
@@ -99,3 +106,50 @@ def test_files_and_links_in_the_documents_lead_somewhere():
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_no_document_names_a_place_of_one_machine(document):
     assert not re.search(r"/(home|root|work|Users)/", read(document))
+
+
+def test_every_error_can_be_looked_up_by_its_reason_and_by_its_code():
+    everything = run("help", "errors").stdout
+    for reason, fault in FAULTS.items():
+        assert re.search(rf"^{fault.code}  .*\({reason};", everything, re.MULTILINE), reason
+
+
+@pytest.mark.parametrize("reason", ["unsupported_across_eras", "1004"])
+def test_one_error_can_be_looked_up(reason):
+    done = run("help", "errors", reason)
+    assert done.returncode == 0 and "cause:" in done.stdout and "action:" in done.stdout
+
+
+def test_the_views_that_the_readme_lists_are_served():
+    named = set(re.findall(r"`(/health\w*|/readyz|/api/v1/status)`", read("README.md")))
+    assert len(named) >= 4
+    assert named <= set(views("/api/v1"))
+
+
+def test_the_keys_that_the_documents_name_are_in_the_tables():
+    known = {field.key for program in (GatewayConfig, RouterConfig) for field in fields_of(program)}
+    sections = "|".join({key.split(".")[0] for key in known if "." in key})
+    named = {
+        (name, key)
+        for name in DOCUMENTS
+        for key in re.findall(rf"`((?:{sections})(?:\.[a-z_]+)+)(?::[^`]*)?`", read(name))
+        if not key.endswith((".py", ".yaml", ".front"))
+    }
+    assert ("README.md", "server.port") in named
+    assert [pair for pair in sorted(named) if pair[1] not in known] == []
+
+
+def test_the_measured_table_of_the_readme_is_what_was_measured():
+    rows = json.loads((ROOT / "tests" / "results" / "bench-hop.json").read_text())["rows"]
+    expected = []
+    for row in rows:
+        if (row["dialect"], row["clients"]) == ("legacy", 16):
+            rate, p50, p99, cpu, memory = (
+                statistics.median(sample[key] for sample in row["samples"])
+                for key in ("calls_per_second", "p50_us", "p99_us", "cpu_us", "rss_mb")
+            )
+            hop = row["hop"].replace("http", "HTTP").replace("-", " → ")
+            own = f"{cpu:,.0f} | {memory:.0f}" if cpu else "– | –"
+            program = f"{row['program']} {row['version']}".strip()
+            expected.append(f"| {hop} | {program} | {rate:,.0f} | {p50 / 1000:.1f} | {p99 / 1000:.1f} | {own} |")
+    assert re.findall(r"^\| HTTP → .*\|$", read("README.md"), re.MULTILINE) == expected, "\n".join(expected)
