@@ -72,6 +72,7 @@ class Bridge:
         self._observe = observe
         self._group: asyncio.TaskGroup
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_ending = False
         self._exit = AsyncExitStack()
         self._attempt: Handler = compose([timeout()], call_backend)
         self.one: Handler = forward(self._attempt, max_attempts=max_attempts)
@@ -99,10 +100,18 @@ class Bridge:
         """A task of the bridge; it ends with the bridge. An exception in it is logged and ends nothing else."""
         task = self._group.create_task(_guarded(work))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            work.close()  # one that was cancelled before it began never ran
+
+        task.add_done_callback(ended)
+        if self._is_ending:
+            task.cancel("the bridge ends")  # clients go on talking until the last moment
         return task
 
     def _cancel_all(self) -> None:
+        self._is_ending = True
         for task in list(self._tasks):
             task.cancel("the bridge ends")
 

@@ -98,13 +98,19 @@ class ClientSession:
         if shown is not None and not self.closed:
             self.back.notify(shown)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is in flight or a stream open: such a session is in use, however long ago its client said anything."""
+        return bool(self.calls) or self.back.is_listening
+
     async def close(self) -> None:
         """End every link. Idempotent."""
         if self.closed:
             return
         self.closed = True
-        for task, _x in list(self.calls.values()):
-            task.cancel("session ended")
+        for task, x in list(self.calls.values()):
+            x.cancel_reason = x.cancel_reason or "the session has ended"
+            task.cancel(x.cancel_reason)
         self.back.close()
         links = list(self.links.values())
         self.links.clear()
@@ -146,7 +152,10 @@ class ClientSessions:
 
     async def sweep(self) -> None:
         """End the sessions whose record expired; a call or stream in flight keeps its session."""
+        for id, session in list(self._live.items()):
+            if session.is_busy:
+                await self.store.touch(id)
         for id in await self.store.sweep():
-            session = self._live.pop(id, None)
-            if session is not None:
-                await session.close()
+            ended = self._live.pop(id, None)
+            if ended is not None:
+                await ended.close()

@@ -56,10 +56,10 @@ async def call_backend(x: Exchange) -> Response:
         request = request.with_meta({key: raw for key, raw in request.meta.items() if key != LOG_LEVEL})
     if LOG_LEVEL not in request.meta:
         talk = await pool.modern(patience)
-        return await talk.upstream.call(request, x.reply)
+        return await talk.call(request, x.reply)
     talk = await pool.lease_logs(MODERN_KEY, None, x.caller.connection or x, patience)
     try:
-        return await talk.upstream.call(x.request, x.reply)
+        return await talk.call(x.request, x.reply)
     finally:
         pool.release_logs(talk)
 
@@ -81,7 +81,10 @@ async def _legacy(x: Exchange, backend: Backend, remaining: float) -> Response:
             raise BridgeError(
                 "backend_error", f"server {name!r} refused to initialize: {bytes(response.error).decode()[:500]}", sent=False
             )
-    return await session.links[name].call(x)
+    link = session.links.get(name)
+    if link is None:  # it ended while the link opened
+        raise BridgeError("session_unknown", "the session has ended", sent=False)
+    return await link.call(x)
 
 
 async def open_link(session: ClientSession, backend: Backend, initialize: Request, remaining: float) -> Response:
@@ -90,6 +93,8 @@ async def open_link(session: ClientSession, backend: Backend, initialize: Reques
     The work goes on when the caller's time is over. A link stays only if its server answered with a result. A server that
     refuses ``initialize`` because it is modern-only gets a translating link instead.
     """
+    if session.closed:
+        raise BridgeError("session_unknown", "the session has ended", sent=False)
     name = backend.server.name
     opening = session.opening.get(name)
     if opening is None:
@@ -100,14 +105,22 @@ async def open_link(session: ClientSession, backend: Backend, initialize: Reques
 
 
 async def _open(session: ClientSession, backend: Backend, initialize: Request) -> Response:
-    response: Response | None = None
-    if backend.speaks.get("legacy") is not False:
+    knows = backend.speaks.get("legacy")
+    if knows is not False:
         response = await _try_link(session, Link(session, backend), initialize)
         if response.error is None or backend.eras is None or not backend.eras.is_modern_only(response):
             return response
         backend.speaks["legacy"] = False
     assert backend.eras is not None
-    return await _try_link(session, backend.eras.link(session, backend), initialize)
+    try:
+        response = await _try_link(session, backend.eras.link(session, backend), initialize)
+    except BridgeError:
+        backend.speaks.clear()  # perhaps it is another server now: the next one finds out
+        raise
+    if response.error is not None and knows is False:
+        backend.speaks.clear()
+        return await _try_link(session, Link(session, backend), initialize)
+    return response
 
 
 async def _try_link(session: ClientSession, link: AnyLink, initialize: Request) -> Response:

@@ -149,6 +149,8 @@ class Backend:
             write(f"backend {state}", protocol=self.protocol, server=self.server.name, backend=self.name, reason=reason)
         changed = state != self.state
         self.state, self.reason = state, reason
+        if changed and state == "down":
+            self.speaks.clear()  # what comes back may be another version of the server
         if changed and self.on_turn is not None:
             self.on_turn(self)
 
@@ -178,18 +180,22 @@ class Backend:
 
     async def _probe(self, eras: Eras) -> None:
         session = await self.pool.probe_session()
+        was_modern = self.speaks.get("modern")
+        session.users += 1
         try:
             era, hello = await eras.probe(session.upstream, self.pool.start_timeout)
             self.speaks[era] = True
             if era == "legacy":
                 self.speaks["modern"] = False
-            self.server.remember(era, bytes(hello.result or b"{}"))
+            if hello.result is not None:
+                self.server.remember(era, bytes(hello.result))
             self.succeeded()
         except BridgeError as error:
             self.failed(error)
             raise
         finally:
-            if not self.speaks.get("modern"):
+            session.users -= 1
+            if not (was_modern or self.speaks.get("modern")):
                 await session.close()  # a legacy conversation starts clean: the probe has burnt this one
 
 
@@ -260,4 +266,4 @@ class Server:
         """Whether another backend is left; a pinned conversation has none."""
         if x.session is not None and self.name in x.session.links:
             return False
-        return any(b not in tried for b in self.backends)
+        return any(b not in tried and x.force_protocol in (None, b.protocol) for b in self.backends)

@@ -34,7 +34,13 @@ def share(spawn: Spawn, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
             if not future.done():
                 future.set_result(value)
 
-    spawn(run())
+    def ended(_task: asyncio.Task[None]) -> None:
+        if not future.done():  # cancelled before it began: nothing of ``run`` was executed
+            work.close()
+            future.set_exception(BridgeError("draining", "the bridge is shutting down", sent=False))
+            future.exception()
+
+    spawn(run()).add_done_callback(ended)
     return future
 
 

@@ -24,6 +24,7 @@ from mcpbridge.wire.message import Notification, Request, Response, dumps, loads
 
 _log = log("sessions")
 DEFAULT_VERSION = "2025-11-25"
+MAX_CALLS = 1000  # calls of one session in flight; a client that goes away does not end its calls, so they must be counted
 
 
 def sessions(live: ClientSessions, mint: Callable[[Session], str]) -> Policy:
@@ -34,7 +35,9 @@ def sessions(live: ClientSessions, mint: Callable[[Session], str]) -> Policy:
 
     async def legacy(x: Exchange, handler: Handler) -> Response | None:
         message = x.message
-        if isinstance(message, Request) and message.method == "initialize" and x.session is None:
+        if isinstance(message, Request) and message.method == "initialize":
+            if x.session is not None:
+                raise BridgeError("invalid_request", "this session is initialized already", sent=False)
             return await _initialize(x, handler, live, mint)
         if x.session is None and x.open_back is not None:
             if x.session_id is None:
@@ -108,8 +111,9 @@ def _complete(request: Request) -> Request:
 
 async def _notification(x: Exchange, message: Notification, session: ClientSession, handler: Handler) -> Response | None:
     if message.method == "notifications/cancelled":
-        id = message.param("requestId")
-        call = session.calls.get(loads(id)) if id is not None else None
+        raw = message.param("requestId")
+        id = loads(raw) if raw is not None else None
+        call = session.calls.get(id) if isinstance(id, (int, str)) else None
         if call is not None:
             task, cancelled = call
             cancelled.cancel_reason = text(message.param("reason")) or "cancelled by the client"
@@ -128,6 +132,8 @@ async def _tracked(x: Exchange, message: Request, session: ClientSession, handle
         return await handler(x)  # a duplex connection cancels its own tasks
     if message.id in session.calls:
         raise BridgeError("invalid_request", "a request with this id is still in flight", sent=False)
+    if len(session.calls) >= MAX_CALLS:
+        raise BridgeError("queue_full", f"{MAX_CALLS} requests of this session are in flight already", sent=False)
     task = asyncio.current_task()
     assert task is not None
     session.calls[message.id] = (task, x)
