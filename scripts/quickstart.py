@@ -269,7 +269,7 @@ def show(calls: int, check: bool) -> None:
             f'  your editor   {{"mcpServers": {{"bridge": {{"command": "{ROOT}/.venv/bin/mcpbridge", '
             f'"args": ["router", "{base}/mcp"]}}}}}}\n'
             f"  your servers  {ROOT}/.venv/bin/mcpbridge gateway --server NAME='COMMAND ARGS' --server NAME=URL\n"
-            f"  dashboard     {ROOT}/.venv/bin/mcpbridge tui {base}\n"
+            f"  dashboard     {ROOT}/.venv/bin/mcpbridge tui --gateway {base}\n"
             f"Ctrl-C stops it.",
             flush=True,
         )
