@@ -6,8 +6,9 @@ Source: mcp-eras section 4 (lists, pagination); issue "Router" (a slow server de
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Raw
 
@@ -22,6 +23,8 @@ from mcpbridge.wire.message import Members, Request, Response
 UNAVAILABLE = "mcpbridge/unavailable"
 """`_meta` member of a list that lacks servers: {server: cause}."""
 MAX_ITEMS = 100_000  # items of one merged page
+MAX_TTL = 86_400_000.0  # ms a list may be cached, whatever its server says
+_NUMBER = re.compile(rb"[0-9][0-9.eE+-]{0,63}").fullmatch
 
 Ask = Callable[[Exchange, Server, Request], Awaitable[Response]]
 Show = Callable[[Exchange, Server, Members], Raw | None]
@@ -38,7 +41,7 @@ async def merged_list(
     cursor = text(x.request.param("cursor"))
     positions = from_cursor(cursor, [s.name for s in servers]) if cursor is not None else None
     asked = [s for s in servers if positions is None or s.name in positions]
-    pages = await asyncio.gather(*(_page(x, s, positions, ask, wait) for s in asked))
+    pages = await asyncio.gather(*(_page(x, s, member, positions, ask, wait) for s in asked))
     shown: list[Raw] = []
     more: dict[str, str] = {}
     causes: dict[str, str] = {}
@@ -49,20 +52,20 @@ async def merged_list(
         if isinstance(page, str):
             causes[server.name] = page
             continue
-        for item in items(page.get(member) or Raw(b"[]")):
+        for item in page.items:
             if len(shown) >= MAX_ITEMS:
                 break
-            as_shown = show(x, server, members(item))
+            as_shown = _shown(x, server, item, show)
             if as_shown is not None:
                 key = _identity(as_shown)
                 if key not in seen:  # the same name twice (a gateway that also has our server): the first one is it
                     seen.add(key)
                     shown.append(as_shown)
-        following = text(page.get("nextCursor"))
+        following = text(page.said.get("nextCursor"))
         if following is not None:
             more[server.name] = following
-        ttl = _lower(ttl, page.get("ttlMs"))
-        scope = "private" if page.get("cacheScope") != Raw(b'"public"') else scope
+        ttl = _lower(ttl, page.said.get("ttlMs"))
+        scope = "private" if page.said.get("cacheScope") != Raw(b'"public"') else scope
     result: dict[str, Any] = {member: shown}
     if more:
         result["nextCursor"] = to_cursor(more)
@@ -77,7 +80,16 @@ async def merged_list(
     return m.result(x.request.id, result), causes
 
 
-async def _page(x: Exchange, server: Server, positions: dict[str, str] | None, ask: Ask, wait: float) -> Members | str:
+class _Page(NamedTuple):
+    """What one server answered: its result's members and the items among them."""
+
+    said: Members
+    items: list[Raw]
+
+
+async def _page(
+    x: Exchange, server: Server, member: str, positions: dict[str, str] | None, ask: Ask, wait: float
+) -> _Page | str:
     """One server's page, or the cause why there is none."""
     params = dict(x.request.params or {})
     params.pop("cursor", None)
@@ -90,12 +102,28 @@ async def _page(x: Exchange, server: Server, positions: dict[str, str] | None, a
         return f"no answer in {wait:g} s; it may still be starting"
     except BridgeError as error:
         return str(error)
+    try:
+        return _read(response, member)
+    except BridgeError as error:
+        return f"its answer cannot be read: {error.detail}"
+
+
+def _read(response: Response, member: str) -> _Page | str:
     if response.error is not None:
-        error_members = members(response.error)
-        if bytes(error_members.get("code") or b"") == b"-32601":
-            return {}  # this server has no such list, which is no fault
-        return text(error_members.get("message")) or "it answered an error"
-    return members(response.result or b"{}")
+        error = members(response.error)
+        if bytes(error.get("code") or b"") == b"-32601":
+            return _Page({}, [])  # this server has no such list, which is no fault
+        return text(error.get("message")) or "it answered an error"
+    said = members(response.result)
+    return _Page(said, items(said.get(member)))
+
+
+def _shown(x: Exchange, server: Server, item: Raw, show: Show) -> Raw | None:
+    """An item as clients see it; one that is no proper object is left out, the others stay."""
+    try:
+        return show(x, server, members(item))
+    except BridgeError:
+        return None
 
 
 def _identity(item: Raw) -> bytes:
@@ -104,6 +132,7 @@ def _identity(item: Raw) -> bytes:
 
 
 def _lower(ttl: float | None, raw: Raw | None) -> float:
-    value = m.loads(raw) if raw is not None else 0
-    value = value if isinstance(value, (int, float)) else 0
+    written = bytes(raw) if raw is not None else b""
+    value = float(written) if _NUMBER(written) else 0.0
+    value = min(value, MAX_TTL)  # 1e999 is a JSON number
     return value if ttl is None else min(ttl, value)

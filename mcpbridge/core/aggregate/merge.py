@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec import Raw
+
 from mcpbridge import __version__
-from mcpbridge.wire.message import loads
+from mcpbridge.errors import BridgeError
+from mcpbridge.wire.envelope import members, text
+from mcpbridge.wire.message import Members
 
 MAX_INSTRUCTIONS = 16_384  # characters of all instructions together
 MAX_PER_SERVER = 4096
 _KINDS = ("tools", "prompts", "resources")
+_TRUE = Raw(b"true")
 
 
 def bridge_info() -> dict[str, str]:
@@ -32,9 +37,7 @@ def capabilities(hellos: Mapping[str, bytes | None], *, legacy: bool) -> dict[st
         for kind in _KINDS:
             if kind in offered:
                 merged.setdefault(kind, {"listChanged": True})
-                if kind == "resources" and (
-                    hello is None or (offered[kind] or {}).get("subscribe") or b"supportedVersions" in hello
-                ):
+                if kind == "resources" and (hello is None or _subscribes(offered[kind]) or b"supportedVersions" in hello):
                     merged[kind]["subscribe"] = True
         if "completions" in offered:
             merged["completions"] = {}
@@ -47,14 +50,25 @@ def instructions(hellos: Mapping[str, bytes | None], causes: Mapping[str, str]) 
     """The servers' own instructions under their names, then who is unavailable and why; bounded."""
     parts = []
     for name, hello in hellos.items():
-        said = loads(hello).get("instructions") if hello else None
-        if isinstance(said, str) and said:
+        said = text(_members(hello).get("instructions")) if hello else None
+        if said:
             parts.append(f"## {name}\n\n{said[:MAX_PER_SERVER]}")
     for name, cause in causes.items():
         parts.append(f"Server {name!r} is unavailable at the moment: {cause[:500]}")
     return "\n\n".join(parts)[:MAX_INSTRUCTIONS]
 
 
-def _offered(hello: bytes) -> dict[str, Any]:
-    offered = loads(hello).get("capabilities")
-    return offered if isinstance(offered, dict) else {}
+def _offered(hello: bytes) -> Members:
+    return _members(_members(hello).get("capabilities"))
+
+
+def _subscribes(resources: Any) -> bool:
+    return isinstance(resources, Raw) and _members(resources).get("subscribe") == _TRUE
+
+
+def _members(raw: bytes | Raw | None) -> Members:
+    """The members of what a server said; none when that is no proper object: a bad server must not spoil the others' hello."""
+    try:
+        return members(raw)
+    except BridgeError:
+        return {}
