@@ -43,7 +43,7 @@ PLAIN = " and ".join(f"not {mark}" for mark in SPECIAL)
 class Stage:
     """One row: a command, the tiers it belongs to, seconds it may take there, and whether it needs the installed peers.
 
-    A word ``{name}`` of the command becomes the count of that name in the tier that runs.
+    In the command ``{results}`` becomes the folder for raw numbers, any other ``{name}`` the count of that name in the tier.
     """
 
     name: str
@@ -63,6 +63,11 @@ def special(mark: str) -> tuple[str, ...]:
     return pytest(" and ".join([mark, *(f"not {earlier}" for earlier in SPECIAL[: SPECIAL.index(mark)])]))
 
 
+def bench(name: str) -> tuple[str, ...]:
+    """One of the measuring programs of scripts/bench."""
+    return (PYTHON, f"scripts/bench/{name}.py", "--rounds", f"{{{name}_rounds}}", "--output", f"{{results}}/{name}.json")
+
+
 STAGES: tuple[Stage, ...] = (
     Stage("lint", ("ruff", "check", "."), {"T0": 10, "T1": 20, "T2": 20}, tests=False),
     Stage("format", ("ruff", "format", "--check", "--quiet", "."), {"T0": 10, "T1": 20, "T2": 20}, tests=False),
@@ -77,6 +82,9 @@ STAGES: tuple[Stage, ...] = (
     Stage("chaos", special("chaos"), {"T1": 240, "T2": 1800}, peers=True),
     Stage("security", special("security"), {"T1": 60, "T2": 300}),
     Stage("tui", special("tui"), {"T1": 90, "T2": 120}),
+    Stage("guard", bench("guard"), {"T1": 60, "T2": 120}, tests=False),
+    Stage("bench-peers", (PYTHON, "scripts/bench/peers.py", "install"), {"T2": 300}, tests=False),
+    Stage("bench", bench("hop"), {"T2": 1200}, tests=False),
     Stage("quickstart", ("bash", "scripts/quickstart.sh", "--check"), {"T1": 60, "T2": 60}, tests=False),
 )
 
@@ -124,7 +132,8 @@ def run(stage: Stage, tier: str, scratch: Path) -> Outcome:
     numbers.mkdir()
     report = scratch / f"{stage.name}.xml"
     command = [*stage.command, f"--junit-xml={report}"] if stage.tests else list(stage.command)
-    command = [re.sub(r"^\{(\w+)\}$", lambda match: str(getattr(COUNTS[match[1]], tier.lower())), part) for part in command]
+    values = {name: str(getattr(row, tier.lower())) for name, row in COUNTS.items()} | {"results": str(numbers)}
+    command = [re.sub(r"\{(\w+)\}", lambda match: values[match[1]], part) for part in command]
     environment = {**os.environ, "BRIDGE_TEST_TIER": tier, "BRIDGE_TEST_RESULTS": str(numbers)}
     environment["PATH"] = f"{Path(PYTHON).parent}{os.pathsep}{environment.get('PATH', '')}"
     began = time.monotonic()

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 # Before anything imports textual or rich: both read these once, at import (they decide every snapshot).
@@ -54,6 +55,20 @@ def pytest_asyncio_loop_factories(
     import uvloop
 
     return {"uvloop": uvloop.new_event_loop}
+
+
+#: what lies below these places bears this mark
+MARKED = {"tui": "tui", "transports/stdio/test_guard.py": "chaos"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before the selection by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of a place the mark of their stage."""
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent)
+        for place, mark in MARKED.items():
+            if path.is_relative_to(place):
+                item.add_marker(mark)
 
 
 @pytest.fixture
