@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 for _name in ("TEXTUAL_FPS", "SSH_CONNECTION"):
     os.environ.pop(_name, None)
@@ -14,13 +13,6 @@ import pytest  # noqa: E402
 
 from mcpbridge.observe.snapshot import Snapshot  # noqa: E402
 from tests.tui.pictures import make_healthy, make_outage  # noqa: E402
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder belongs to the dashboard's stage."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.tui)
 
 
 @pytest.fixture(autouse=True)
