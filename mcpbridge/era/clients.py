@@ -50,8 +50,14 @@ class ModernLink:
     async def open(self, initialize: Request) -> Response:
         self._client_info = initialize.param("clientInfo") or _EMPTY
         discover = self._stamp(m.request(initialize.id, "server/discover", {}))
-        talk = await self._backend.pool.modern(self._backend.pool.start_timeout)
-        response = await talk.upstream.call(discover, _NO_REPLY)
+        patience = self._backend.pool.start_timeout
+        try:
+            async with asyncio.timeout(patience):
+                talk = await self._backend.pool.modern(patience)
+                response = await talk.call(discover, _NO_REPLY)
+        except TimeoutError:
+            detail = f"server {self.server.name!r} did not answer server/discover in {patience:g} s"
+            raise BridgeError("timeout", detail, sent=False, server=self.server.name) from None
         if response.result is None:
             return response
         self._backend.speaks["modern"] = True
@@ -77,11 +83,11 @@ class ModernLink:
         remaining = pool.patience(x.deadline)
         if self._level is None:
             talk = await pool.modern(remaining)
-            response = await talk.upstream.call(self._stamp(request), x.reply)
+            response = await talk.call(self._stamp(request), x.reply)
         else:
             talk = await pool.lease_logs(MODERN_KEY, None, self.session, remaining)
             try:
-                response = await talk.upstream.call(self._stamp(request), x.reply)
+                response = await talk.call(self._stamp(request), x.reply)
             finally:
                 pool.release_logs(talk)
         return to_legacy_response(response)
@@ -126,6 +132,9 @@ class ModernLink:
             if request.method == "resources/subscribe" and uri not in honoured:
                 fresh.stop()
                 raise BridgeError("invalid_params", f"the server does not offer subscriptions to {uri}")
+            if self._closed:
+                fresh.stop()
+                raise BridgeError("session_unknown", "the session has ended")
             old, self._listen, self._uris = self._listen, fresh, uris
             if old is not None:
                 old.stop()
@@ -133,7 +142,9 @@ class ModernLink:
 
     def _stamp(self, request: Request) -> Request:
         # The client's own capabilities are not declared: what a server would ask cannot be put to this client yet.
-        return to_modern_request(request, client_info=self._client_info, capabilities=_EMPTY, log_level=self._level)
+        # A listen asks for no logs: on a pipe every message would be taken for its own, whoever's call it belongs to.
+        level = None if request.method == "subscriptions/listen" else self._level
+        return to_modern_request(request, client_info=self._client_info, capabilities=_EMPTY, log_level=level)
 
     def _flags(self) -> dict[str, bool]:
         """The list changes this server can tell of."""
@@ -155,6 +166,7 @@ class _Listen:
         self._uris = uris
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
+        self._is_open = False  # the server has acknowledged it this time
         self.acknowledged: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
@@ -166,7 +178,8 @@ class _Listen:
             request = link._stamp(m.request(0, "subscriptions/listen", {"notifications": wanted}))
             try:
                 talk: BackendSession = await link._backend.pool.modern(link._backend.pool.start_timeout)
-                response = await talk.upstream.call(request, self)
+                self._is_open = False
+                response = await talk.call(request, self)
                 if response.error is not None and not self.acknowledged.done():
                     self.acknowledged.set_result([])  # the server has no such method: it honours nothing
                     return
@@ -174,6 +187,7 @@ class _Listen:
                 return
             except BridgeError as error:
                 _log.debug("listen stream lost", server=link.server.name, reason=str(error))
+            pause = RECONNECT if self._is_open else pause
             await asyncio.sleep(pause)
             pause = min(pause * 2, MAX_RECONNECT)
 
@@ -186,6 +200,7 @@ class _Listen:
         if notification.method == "notifications/subscriptions/acknowledged":
             honoured = members(notification.param("notifications") or b"{}").get("resourceSubscriptions")
             uris = m.loads(honoured) if honoured is not None else []
+            self._is_open = True
             if not self.acknowledged.done():
                 self.acknowledged.set_result([uri for uri in uris if isinstance(uri, str)])
             else:

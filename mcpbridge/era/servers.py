@@ -14,6 +14,7 @@ from msgspec import Raw
 
 from mcpbridge.core.exchange import ANONYMOUS, Exchange, NoReply, Reply
 from mcpbridge.core.pool import BackendSession, Pool, Refused, SessionKey
+from mcpbridge.era.probe import is_modern_only
 from mcpbridge.era.translate import (
     LEGACY_ONLY,
     NEWEST_LEGACY,
@@ -31,6 +32,7 @@ from mcpbridge.wire.spec import CLIENT_INFO, SUBSCRIPTION_ID
 
 _NO_REPLY = NoReply()
 _KINDS = {"toolsListChanged": "tools", "promptsListChanged": "prompts", "resourcesListChanged": "resources"}
+SUBSCRIBE_WAIT = 10.0  # seconds a server has to accept one subscription
 MAX_SUBSCRIPTIONS = 1000  # resource URIs of one listen
 RECONNECT = 1.0
 MAX_RECONNECT = 30.0
@@ -50,6 +52,8 @@ async def call(x: Exchange) -> Response:
             return await _with_logs(x, x.view.log_level)
         return await _plain(x, await _session(x), _Silent(x.reply))
     except Refused as refused:
+        if is_modern_only(refused.response) and x.backend is not None:
+            x.backend.speaks.clear()  # another server answers there now: the next call finds out
         error = members(refused.response.error or b"{}")
         detail = f"server refused to initialize: {text(error.get('message')) or 'no reason given'}"
         raise BridgeError("backend_error", detail, sent=False, server=_server(x)) from refused
@@ -62,18 +66,13 @@ async def _discover(x: Exchange) -> Response:
 
 
 async def _plain(x: Exchange, talk: BackendSession, reply: Reply) -> Response:
-    talk.users += 1
     try:
-        response = await talk.upstream.call(to_legacy_request(x.request), reply)
+        response = await talk.call(to_legacy_request(x.request), reply)
     except BridgeError as error:
         if error.reason != "backend_session_lost":
             raise
-        talk.users -= 1
         talk = await _session(x)  # the server forgot the session and did not run the call
-        talk.users += 1
-        response = await talk.upstream.call(to_legacy_request(x.request), reply)
-    finally:
-        talk.users -= 1
+        response = await talk.call(to_legacy_request(x.request), reply)
     return to_modern_response(x.request.method, response, _server_info(talk))
 
 
@@ -85,7 +84,7 @@ async def _with_logs(x: Exchange, level: str) -> Response:
     talk.listeners.append(listener)
     try:
         if talk.log_level != level:
-            refused = await talk.upstream.call(m.request(0, "logging/setLevel", {"level": level}), _NO_REPLY)
+            refused = await talk.call(m.request(0, "logging/setLevel", {"level": level}), _NO_REPLY)
             talk.log_level = level if refused.error is None else None
         return await _plain(x, talk, x.reply)
     finally:
@@ -107,6 +106,7 @@ async def _listen(x: Exchange) -> Response:
             talk = await _session(x, _pool(x).start_timeout)
             listener = _Listener(x, wanted)
             talk.users += 1
+            talk.listeners.append(listener)
             try:
                 await listener.subscribe(talk)
                 if not acknowledged:
@@ -114,9 +114,9 @@ async def _listen(x: Exchange) -> Response:
                     acknowledged = True
                 else:
                     listener.everything_changed()
-                talk.listeners.append(listener)
                 pause = RECONNECT
-                await listener.lost.wait()
+                if not talk.is_closed:  # else it ended before it had our ear
+                    await listener.lost.wait()
             finally:
                 talk.users -= 1
                 if listener in talk.listeners:
@@ -137,6 +137,7 @@ class _Listener:
         self._wanted = wanted
         self._kinds: set[str] = set()
         self._uris: list[str] = []
+        self._early: dict[str, Notification] | None = {}  # what changed before the client may hear of it, once each
         self.lost = asyncio.Event()
 
     async def subscribe(self, talk: BackendSession) -> None:
@@ -151,7 +152,11 @@ class _Listener:
             raise BridgeError("invalid_params", f"resourceSubscriptions: at most {MAX_SUBSCRIPTIONS} strings", sent=False)
         for uri in dict.fromkeys(uris):
             if talk.subscriptions.get(uri, 0) == 0:
-                answer = await talk.upstream.call(m.request(0, "resources/subscribe", {"uri": uri}), _NO_REPLY)
+                try:
+                    async with asyncio.timeout(SUBSCRIBE_WAIT):
+                        answer = await talk.call(m.request(0, "resources/subscribe", {"uri": uri}), _NO_REPLY)
+                except TimeoutError:
+                    break  # it will not answer the next ones either
                 if answer.error is not None:
                     continue
             talk.subscriptions[uri] = talk.subscriptions.get(uri, 0) + 1
@@ -170,9 +175,13 @@ class _Listener:
         honoured: dict[str, Any] = {flag: True for flag, kind in _KINDS.items() if kind in self._kinds}
         if self._uris:
             honoured["resourceSubscriptions"] = self._uris
+        early, self._early = self._early or {}, None
         self._send(m.notification("notifications/subscriptions/acknowledged", {"notifications": honoured}))
+        for notification in early.values():
+            self._send(notification)
 
     def everything_changed(self) -> None:
+        self._early = None
         for kind in sorted(self._kinds):
             self._send(m.notification(f"notifications/{kind}/list_changed"))
         for uri in self._uris:
@@ -185,7 +194,10 @@ class _Listener:
             (what == "list_changed" and kind in self._kinds)
             or (rest == "resources/updated" and text(notification.param("uri")) in self._uris)
         ):
-            self._send(notification)
+            if self._early is None:
+                self._send(notification)
+            else:
+                self._early[text(notification.param("uri")) or notification.method] = notification
 
     async def asked(self, request: Request) -> Response:
         raise LookupError("a listener is not asked")
@@ -234,7 +246,7 @@ class _Silent:
 async def _quietly(talk: BackendSession, request: Request) -> None:
     try:
         async with asyncio.timeout(5.0):
-            await talk.upstream.call(request, _NO_REPLY)
+            await talk.call(request, _NO_REPLY)
     except (BridgeError, TimeoutError):
         pass  # the server forgets the subscription with its session
 

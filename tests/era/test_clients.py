@@ -1,0 +1,156 @@
+"""A legacy client with a modern server: one listen stream carries what the server says by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from mcpbridge.bridge import Bridge
+from mcpbridge.core.exchange import Reply
+from mcpbridge.core.server import Server
+from mcpbridge.era import Crossings, clients
+from mcpbridge.era.clients import ModernLink
+from mcpbridge.errors import BridgeError
+from mcpbridge.stores.memory import MemoryStore
+from mcpbridge.wire import message as m
+from mcpbridge.wire.spec import LOG_LEVEL
+from tests.support.scripted import DISCOVERED, WAIT, Back, Scripted, Talk, add, client, exchange, initialize, never, until
+
+CAPABLE = DISCOVERED | {"capabilities": {"tools": {"listChanged": True}, "resources": {}}}
+SUBSCRIBE = m.request(5, "resources/subscribe", {"uri": "a:1"})
+
+
+class Modern(Scripted):
+    """A modern server that acknowledges every listen and holds it until it is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = self.serve
+        self.listens: list[tuple[m.Request, Reply]] = []
+        self.ended = 0
+
+    async def serve(self, talk: Talk, request: m.Request, reply: Reply) -> m.Response:
+        if request.method == "server/discover":
+            return m.result(request.id, CAPABLE)
+        if request.method == "subscriptions/listen":
+            self.listens.append((request, reply))
+            wanted = m.loads(request.param("notifications") or b"{}")
+            reply.notify(m.notification("notifications/subscriptions/acknowledged", {"notifications": wanted}))
+            try:
+                await never()
+            finally:
+                self.ended += 1
+        return m.result(request.id, {"resultType": "complete", "meta": m.loads(m.join(request.meta))})
+
+
+@pytest.fixture
+async def bridge() -> AsyncIterator[Bridge]:
+    async with Bridge("gateway", MemoryStore(), Crossings(), start_timeout=WAIT) as bridge:
+        yield bridge
+
+
+@pytest.fixture
+def servers() -> Modern:
+    return Modern()
+
+
+async def linked(server: Server) -> tuple[ModernLink, Back]:
+    back = Back()
+    session = client(back=back)
+    link = ModernLink(session, server.backends[0])
+    session.links[server.name] = link
+    assert (await link.open(initialize())).error is None
+    return link, back
+
+
+async def call(link: ModernLink, server: Server, request: m.Request) -> m.Response:
+    return await link.call(exchange(request, server, link.session))
+
+
+async def test_the_level_of_a_session_goes_with_its_calls_but_never_with_its_listens(bridge: Bridge, servers: Modern) -> None:
+    server = add(bridge, servers)
+    link, _ = await linked(server)
+    await call(link, server, m.request(1, "logging/setLevel", {"level": "debug"}))
+    answer = await call(link, server, m.request(2, "tools/list"))
+    assert m.loads(answer.result or b"")["meta"][LOG_LEVEL] == "debug"
+    await call(link, server, SUBSCRIBE)
+    assert len(servers.listens) == 2
+    # on a pipe a log message would be taken for the listen's, whoever's call it belongs to
+    assert not any(LOG_LEVEL in request.meta for request, _ in servers.listens)
+
+
+async def test_a_subscription_replaces_the_listen_and_ends_the_old_one(bridge: Bridge, servers: Modern) -> None:
+    server = add(bridge, servers)
+    link, back = await linked(server)
+    await until(lambda: servers.listens)
+    await call(link, server, SUBSCRIBE)
+    await until(lambda: servers.ended == 1)
+    servers.listens[1][1].notify(m.notification("notifications/resources/updated", {"uri": "a:1"}))
+    assert [n.method for n in back.heard] == ["notifications/resources/updated"]
+    await link.session.close()
+    await until(lambda: servers.ended == 2)
+
+
+async def test_a_subscription_that_the_server_does_not_honour_is_refused(bridge: Bridge, servers: Modern) -> None:
+    server = add(bridge, servers)
+    link, _ = await linked(server)
+
+    async def refuse(talk: Talk, request: m.Request, reply: Reply) -> m.Response:
+        reply.notify(m.notification("notifications/subscriptions/acknowledged", {"notifications": {}}))
+        return await servers.serve(talk, request, type("Mute", (), {"notify": lambda *_: None})())
+
+    await until(lambda: servers.listens)
+    servers.answer = refuse
+    with pytest.raises(BridgeError, match="does not offer"):
+        await call(link, server, SUBSCRIBE)
+    await until(lambda: servers.ended == 1)
+
+
+async def test_a_server_that_never_answers_discover_does_not_hold_the_client_for_ever(bridge: Bridge, servers: Modern) -> None:
+    server = add(bridge, servers)
+    server.backends[0].pool.start_timeout = 0.01
+    servers.answer = lambda *_: never()
+    with pytest.raises(BridgeError) as caught:
+        await asyncio.wait_for(linked(server), WAIT)
+    assert caught.value.reason == "timeout"
+
+
+async def test_a_lost_listen_is_opened_again_and_what_may_have_changed_is_told(
+    bridge: Bridge, servers: Modern, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "RECONNECT", 0.0)
+    server = add(bridge, servers)
+    _link, back = await linked(server)
+    await until(lambda: servers.listens)
+    servers.talks[0].dies(BridgeError("stream_closed", "s"))
+    await until(lambda: len(servers.listens) == 2)
+    await until(lambda: back.heard)
+    assert [n.method for n in back.heard] == ["notifications/tools/list_changed"]
+
+
+async def test_a_session_that_ends_during_a_subscription_leaves_no_listen(bridge: Bridge, servers: Modern) -> None:
+    server = add(bridge, servers)
+    link, _ = await linked(server)
+    await until(lambda: servers.listens)
+    running = asyncio.ensure_future(call(link, server, SUBSCRIBE))
+    await asyncio.sleep(0)
+    await link.session.close()
+    await asyncio.gather(running, return_exceptions=True)
+    await until(lambda: servers.ended == len(servers.listens))
+    outcome: Any = running.exception()
+    assert outcome is None or isinstance(outcome, BridgeError)
+
+
+async def test_a_server_that_was_modern_only_and_is_legacy_now_is_found_out(bridge: Bridge, servers: Modern) -> None:
+    server = add(bridge, servers)
+    server.backends[0].speaks.update({"legacy": False, "modern": True})
+    plain = Scripted()
+    servers.answer = plain.answer  # the same endpoint, another program
+    session = client()
+    response = await bridge.one(exchange(initialize(), server, session))
+    assert response is not None
+    assert response.error is None
+    assert session.links
