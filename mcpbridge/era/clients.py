@@ -171,6 +171,13 @@ class _Listen:
 
     async def run(self) -> None:
         self._task = asyncio.current_task()
+        try:
+            await self._keep()
+        finally:
+            if not self.acknowledged.done():
+                self.acknowledged.set_result([])  # it never will be: nobody needs to wait on
+
+    async def _keep(self) -> None:
         pause = RECONNECT
         link = self._link
         while not self._stopped and not link.session.closed:

@@ -44,8 +44,8 @@ class Known:
             _log.debug("last known capabilities are not readable; starting without", path=str(path), error=str(error))
 
     def of(self, identity: str) -> dict[str, bytes]:
-        """Era -> what the server said then; {} when it is new."""
-        return {era: said.encode() for era, said in self._said.get(identity, {}).items()}
+        """Era -> what the server said then; {} when it is new, or damaged."""
+        return {era: said.encode() for era, said in self._said.get(identity, {}).items() if _is_object(said)}
 
     def keep(self, identity: str, hello: dict[str, bytes]) -> None:
         """Remember and write. Never raises."""
@@ -59,8 +59,19 @@ class Known:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".known-")
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(self._said))
-            os.replace(temporary, self._path)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(msgspec.json.encode(self._said))
+                os.replace(temporary, self._path)
+            except OSError:
+                os.unlink(temporary)
+                raise
         except OSError as error:
             _log.debug("last known capabilities are not written", path=str(self._path), error=str(error))
+
+
+def _is_object(said: str) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(said), dict)
+    except msgspec.MsgspecError:
+        return False

@@ -10,11 +10,14 @@ Source: mcp-eras sections 1.2, 1.3 and 2; shared decision 3; contract 6.4 (statu
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
+
+from msgspec import Raw
 
 from mcpbridge.core.exchange import Caller, Deadline, Exchange, Handler, NoReply, SessionOp, View, view_of
 from mcpbridge.core.server import Server
-from mcpbridge.errors import FAULTS, BridgeError, to_wire
+from mcpbridge.errors import BridgeError, status_of, to_wire
 from mcpbridge.observe.log import log
 from mcpbridge.transports.http.session import GENERAL, HttpSession, Stream, position
 from mcpbridge.transports.http1.server import HttpRequest, Responder
@@ -31,7 +34,7 @@ _SSE = [("content-type", "text/event-stream"), ("cache-control", "no-cache, no-t
 FAST_ANSWER = 1.0  # seconds a legacy answer may take before its stream opens (decision 3)
 KEEP_ALIVE = 15.0  # seconds between comments on a silent stream
 _KEEP_ALIVE = b":\r\n\r\n"
-_STATUS = {fault.code: (fault.status, fault.legacy_status) for fault in reversed(FAULTS.values()) if fault.code < 0}
+_CODE = re.compile(rb"-?[0-9]{1,6}").fullmatch
 Target = Server | tuple[Server, ...]
 
 
@@ -151,8 +154,7 @@ class HttpFrontend:
             return m.error(id, to_wire(BridgeError("internal_error"))), 500
         if response is None or response.error is None or legacy:
             return response, 200
-        code = members(response.error).get("code")
-        return response, _STATUS.get(m.loads(code) if code is not None else 0, (200, 200))[0]
+        return response, _status(response.error)
 
     # GET and DELETE: operations on a legacy session
 
@@ -284,6 +286,7 @@ class LegacyReply:
 
     async def end(self) -> None:
         if self._responder is not None and self.stream is not None and self.stream.responder is self._responder:
+            self.stream.responder = None  # nobody reads it any more; whoever resumes it gets its log
             await self._responder.end()
 
     async def close(self) -> None:
@@ -318,6 +321,15 @@ def _extra(x: Exchange) -> list[tuple[str, str]]:
     if x.notes.get("retry_after"):
         headers.append(("retry-after", "1"))
     return headers
+
+
+def _status(error: Raw) -> int:
+    """HTTP status of a JSON-RPC error that a server answered a modern client; an unreadable one has no status of its own."""
+    try:
+        code = bytes(members(error).get("code") or b"")
+    except BridgeError:
+        return 200
+    return status_of(int(code), legacy=False) if _CODE(code) else 200
 
 
 async def _refuse(responder: Responder, id: m.RequestId | None, error: BridgeError, status: int) -> None:

@@ -65,6 +65,7 @@ class HttpUpstream:
         self._max_response = max_response
         self._name = name
         self._last_id = 0
+        self._calls: dict[int, tuple[Request, Reply]] = {}
         self._session_id: str | None = None
         self._version: str | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -74,6 +75,7 @@ class HttpUpstream:
         self._last_id += 1
         upstream_id = self._last_id
         sent = outgoing(request, upstream_id)
+        self._calls[upstream_id] = (request, reply)
         try:
             response = await self._exchange(sent, request, reply)
             if self._params.may_help(request, response) and await self._learn():
@@ -85,6 +87,8 @@ class HttpUpstream:
                     params["reason"] = cancelled.args[0]
                 self.notify_now(m.notification("notifications/cancelled", params))
             raise
+        finally:
+            del self._calls[upstream_id]
         if request.method == "tools/list" and response.result is not None:
             self._params.learn(bytes(response.result))
         return answered(response, request)
@@ -243,13 +247,24 @@ class HttpUpstream:
                             last_event = event_id if event_id is not None else last_event
                             wait = retry if retry is not None else RECONNECT
                             if isinstance(message, Notification):
-                                self._inbox.notified(message)
+                                self._unrelated(message)
                             elif isinstance(message, Request):
                                 self._spawn(self._put(message, None))
             except BridgeError as error:
                 _log.debug("GET stream lost", protocol="http", server=self._name, reason=str(error))
                 wait = min(wait * 2, MAX_RECONNECT)
             await asyncio.sleep(wait)
+
+    def _unrelated(self, notification: Notification) -> None:
+        """What came on the GET stream; many servers put the progress of a call there too."""
+        if notification.method != "notifications/progress":
+            self._inbox.notified(notification)
+            return
+        raw = notification.param("progressToken")
+        token = m.loads(raw) if raw is not None else None
+        call = self._calls.get(token) if isinstance(token, int) else None
+        if call is not None:
+            call[1].notify(incoming(notification, call[0]))
 
     async def _messages(self, response: HttpResponse) -> AsyncGenerator[tuple[str | None, float | None, Message | None], None]:
         """Events of an SSE answer as ``(event id, retry seconds, message)``; a damaged message is logged and left out."""

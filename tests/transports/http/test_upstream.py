@@ -1,0 +1,62 @@
+"""Towards a legacy HTTP server: what it says on the stream that belongs to no call."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from mcpbridge.transports.http.listen import LegacyReply
+from mcpbridge.transports.http1.server import HttpRequest, Responder
+from mcpbridge.wire.message import Notification
+from tests.support.scripted import HELLO
+from tests.transports.http.test_streamable import JSON, event, result, world
+
+STREAM = [("content-type", "text/event-stream")]
+
+
+async def test_progress_that_a_server_puts_on_its_get_stream_reaches_its_call_with_the_clients_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listening: asyncio.Future[Responder] = asyncio.get_running_loop().create_future()
+    over = asyncio.Event()
+
+    async def serve(request: HttpRequest, responder: Responder, message: Any) -> None:
+        if request.method == "GET":
+            await responder.start(200, STREAM)
+            listening.set_result(responder)
+            await over.wait()
+        elif request.method == "DELETE" or "id" not in message:
+            await responder.respond(202)
+        elif message["method"] == "initialize":
+            await responder.respond(200, [*JSON, ("mcp-session-id", "x")], result(message["id"], HELLO))
+        else:
+            token = message["params"]["_meta"]["progressToken"]
+            stream = await listening
+            for said in (token + 1000, token):  # the first one belongs to nobody
+                params = {"progressToken": said, "progress": 1}
+                stream.send(event({"jsonrpc": "2.0", "method": "notifications/progress", "params": params}))
+            await responder.start(200, STREAM)
+            await asyncio.wait_for(seen.wait(), 5)
+            responder.send(event({"jsonrpc": "2.0", "id": message["id"], "result": {}}))
+            await responder.end()
+
+    seen = asyncio.Event()
+    notify = LegacyReply.notify
+
+    def noticed(reply: LegacyReply, notification: Notification) -> None:
+        notify(reply, notification)
+        seen.set()
+
+    monkeypatch.setattr(LegacyReply, "notify", noticed)
+    async with world(serve) as client:
+        await client.initialize(roots={})
+        call = asyncio.ensure_future(
+            client.post({"id": 1, "method": "tools/call", "params": {"name": "t", "_meta": {"progressToken": "mine"}}})
+        )
+        await listening
+        _, _, messages = await call
+        over.set()
+    assert [message.get("params", {}).get("progressToken") for message in messages] == ["mine", None]
+    assert messages[-1]["id"] == 1
