@@ -6,6 +6,7 @@ Source: mcp-eras section 3 (every row of this issue: initialize, lists, calls, l
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from msgspec import Raw
@@ -31,6 +32,7 @@ LEGACY_ONLY = frozenset({"initialize", "ping", "logging/setLevel", "resources/su
 MODERN_ONLY = frozenset({"server/discover", "subscriptions/listen"})
 _RESERVED = frozenset({PROTOCOL_VERSION, CLIENT_INFO, CLIENT_CAPABILITIES, LOG_LEVEL})
 _COMPLETE = Raw(b'"complete"')
+_members = partial(members, reason="bad_answer")  # of what a server said
 
 
 def bridge_info() -> dict[str, str]:
@@ -55,13 +57,13 @@ def to_modern_response(method: str, response: Response, server_info: Raw | None)
     """A legacy server's answer as a modern client needs it: resultType, ttlMs, cacheScope, serverInfo; errors renumbered."""
     if response.error is not None:
         return _modern_error(response)
-    result = dict(members(response.result or b"{}"))
+    result = dict(_members(response.result or b"{}"))
     result.setdefault("resultType", _COMPLETE)
     if method in CACHEABLE:
         result.setdefault("ttlMs", Raw(b"0"))
         result.setdefault("cacheScope", Raw(b'"private"'))
     if server_info is not None:
-        meta = dict(members(result["_meta"])) if "_meta" in result else {}
+        meta = dict(_members(result["_meta"])) if "_meta" in result else {}
         meta.setdefault(SERVER_INFO, server_info)
         result["_meta"] = Raw(m.join(meta))
     return response.with_result(m.join(result))
@@ -69,7 +71,7 @@ def to_modern_response(method: str, response: Response, server_info: Raw | None)
 
 def discover_result(hello: Response) -> dict[str, Any]:
     """The DiscoverResult that stands for a legacy server's InitializeResult."""
-    said = members(hello.result or b"{}")
+    said = _members(hello.result or b"{}")
     result: dict[str, Any] = {
         "resultType": "complete",
         "supportedVersions": list(MODERN),
@@ -85,13 +87,13 @@ def discover_result(hello: Response) -> dict[str, Any]:
 
 def _modern_capabilities(raw: Raw | None) -> dict[str, Any]:
     """Tasks of 2025-11-25 are not the tasks extension of 2026-07-28 and are not advertised across eras."""
-    capabilities: dict[str, Any] = dict(members(raw)) if raw is not None else {}
+    capabilities: dict[str, Any] = dict(_members(raw)) if raw is not None else {}
     capabilities.pop("tasks", None)
     return capabilities
 
 
 def _modern_error(response: Response) -> Response:
-    error = members(response.error or b"{}")
+    error = _members(response.error or b"{}")
     if bytes(error.get("code") or b"") == b"-32002":  # resource not found: modern servers must not send it
         return Response(response.id, None, Raw(m.join({**error, "code": Raw(b"-32602")})), b"", response.extra)
     return response
@@ -117,7 +119,7 @@ def to_legacy_response(response: Response) -> Response:
     """A modern server's answer as a legacy client knows it. Raises BridgeError for results that have no legacy form yet."""
     if response.result is None:
         return response
-    result = dict(members(response.result))
+    result = dict(_members(response.result))
     kind = result.pop("resultType", None)
     if kind is not None and kind != _COMPLETE:
         name = text(kind)
@@ -130,7 +132,7 @@ def to_legacy_response(response: Response) -> Response:
     result.pop("ttlMs", None)
     result.pop("cacheScope", None)
     if "_meta" in result:
-        meta = dict(members(result["_meta"]))
+        meta = dict(_members(result["_meta"]))
         meta.pop(SERVER_INFO, None)
         if meta:
             result["_meta"] = Raw(m.join(meta))
@@ -141,12 +143,12 @@ def to_legacy_response(response: Response) -> Response:
 
 def initialize_result(discovered: Response, requested: str, name: str) -> dict[str, Any]:
     """The InitializeResult that stands for a modern server's DiscoverResult, in the legacy version the client asked for."""
-    said = members(discovered.result or b"{}")
-    meta = members(said["_meta"]) if "_meta" in said else {}
-    capabilities: dict[str, Any] = dict(members(said["capabilities"])) if "capabilities" in said else {}
+    said = _members(discovered.result or b"{}")
+    meta = _members(said["_meta"]) if "_meta" in said else {}
+    capabilities: dict[str, Any] = dict(_members(said["capabilities"])) if "capabilities" in said else {}
     capabilities.pop("extensions", None)
     if "resources" in capabilities:
-        capabilities["resources"] = {**members(capabilities["resources"]), "subscribe": True}
+        capabilities["resources"] = {**_members(capabilities["resources"]), "subscribe": True}
     result: dict[str, Any] = {
         "protocolVersion": requested if requested in LEGACY else NEWEST_LEGACY,
         "capabilities": capabilities,

@@ -83,13 +83,14 @@ async def _initialize(x: Exchange, handler: Handler, live: ClientSessions, mint:
     await live.add(session)
     try:
         response = await handler(x)
+        if response is not None and response.result is not None:
+            said = members(response.result, "bad_answer")
+            record.version = text(said.get("protocolVersion")) or record.version
+            return response
     except BaseException:
         await live.end(session)
         raise
-    if response is None or response.result is None:
-        await live.end(session)
-        return response
-    record.version = text(members(response.result).get("protocolVersion")) or record.version
+    await live.end(session)
     return response
 
 

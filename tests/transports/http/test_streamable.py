@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -96,25 +96,23 @@ async def world(serve: Serve) -> AsyncIterator[Client]:
     async def backend(request: HttpRequest, responder: Responder) -> None:
         await serve(request, responder, json.loads(request.body) if request.body else {})
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20), AsyncExitStack() as stack:
         server = HttpServer(backend)
+        stack.push_async_callback(server.close)
         host, port = await server.start("127.0.0.1", 0)
         upstream = HttpPool(f"http://{host}:{port}")
-        async with Bridge("gateway", MemoryStore(), Crossings()) as bridge:
-            target = bridge.add("s", [("http", "s", dial("s", bridge.spawn, upstream, f"http://{host}:{port}/mcp"))])
-            numbers = iter(range(1, 1000))
-            ring = [anonymous(), sessions(bridge.sessions, lambda _record: f"id{next(numbers)}"), validate()]
-            frontend = HttpFrontend(bridge.front(ring, bridge.endpoint()), bridge.draining, deadline=5)
-            front = HttpServer(lambda request, responder: frontend.handle(request, responder, target))
-            near = await front.start("127.0.0.1", 0)
-            pool = HttpPool(f"http://{near[0]}:{near[1]}")
-            try:
-                yield Client(pool)
-            finally:
-                await pool.close()
-                await front.close()
-        await upstream.close()
-        await server.close()
+        stack.push_async_callback(upstream.close)
+        bridge = await stack.enter_async_context(Bridge("gateway", MemoryStore(), Crossings()))
+        target = bridge.add("s", [("http", "s", dial("s", bridge.spawn, upstream, f"http://{host}:{port}/mcp"))])
+        numbers = iter(range(1, 1000))
+        ring = [anonymous(), sessions(bridge.sessions, lambda _record: f"id{next(numbers)}"), validate()]
+        frontend = HttpFrontend(bridge.front(ring, bridge.endpoint()), bridge.draining, deadline=5)
+        front = HttpServer(lambda request, responder: frontend.handle(request, responder, target))
+        stack.push_async_callback(front.close)
+        near = await front.start("127.0.0.1", 0)
+        pool = HttpPool(f"http://{near[0]}:{near[1]}")
+        stack.push_async_callback(pool.close)
+        yield Client(pool)
 
 
 def result(id: Any, value: Any) -> bytes:

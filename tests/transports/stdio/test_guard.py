@@ -136,7 +136,7 @@ async def test_ending_one_family_leaves_the_others_alone(bridge):
     staying, leaving = await bridge.talk("sh", "-c", f"{ESCAPED} & cat"), await bridge.talk("sh", "-c", f"{ESCAPED} & cat")
     await bridge.until_alive(6)
     await leaving.child.close()
-    assert len(bridge.alive()) == 3
+    await bridge.until_alive(3)  # a daemon of the other family may just be between its two forks
     assert await staying.ask(b"1") == b"1"
 
 
