@@ -21,7 +21,7 @@ def _installed() -> None:
 
 @pytest.fixture(scope="session")
 def dual_url() -> Iterator[str]:
-    with peers.dual_http() as url:
+    with peers.own_http("dual") as url:
         yield url
 
 

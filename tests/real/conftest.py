@@ -30,5 +30,5 @@ def five(servers: dict[str, peers.RealServer]) -> Iterator[peers.Gateway]:
 
 @pytest.fixture(scope="session")
 def dual_url() -> Iterator[str]:
-    with peers.dual_http() as url:
+    with peers.own_http("dual") as url:
         yield url

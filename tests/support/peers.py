@@ -30,8 +30,13 @@ START_TIMEOUT = 30.0  # seconds until a server listens; npm's servers need 1-2 s
 DRIVE_TIMEOUT = 50.0  # seconds for one driver with its whole plan
 PROTOCOLS_OFF = ("WEBSOCKET", "SSE", "TCP_BINARY", "STDIO")
 
-DUAL = [setup.python("sdk2"), str(HERE / "dual_server.py")]
-DUAL_STDIO = [*DUAL, "--stdio"]
+#: the servers of our own with one catalogue: kind -> command that serves HTTP, and stdio with --stdio
+OWN = {
+    "dual": [setup.python("sdk2"), str(HERE / "dual_server.py")],
+    "legacy": [setup.python("sdk1"), str(HERE / "legacy_server.py")],
+    "modern": [setup.python("sdk2"), str(HERE / "modern_server.py")],
+}
+DUAL_STDIO = [*OWN["dual"], "--stdio"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,13 +260,13 @@ def errors_of(process: subprocess.Popen[str]) -> str:
 
 
 @contextlib.contextmanager
-def dual_http() -> Iterator[str]:
-    """The dual-era server over HTTP; gives its URL."""
-    with running(DUAL) as process:
+def own_http(kind: str) -> Iterator[str]:
+    """One of our ``OWN`` servers over HTTP; gives its URL. Raises: PeerFailed when it does not start."""
+    with running(OWN[kind]) as process:
         assert process.stdout
         line = process.stdout.readline()
         if not line:
-            raise PeerFailed(f"the dual-era server did not start: {errors_of(process)}")
+            raise PeerFailed(f"the {kind} server did not start: {errors_of(process)}")
         url = f"http://localhost:{json.loads(line)['port']}/mcp"
         wait_listening(process, url)
         yield url

@@ -1,22 +1,19 @@
-"""What the dual-era test server serves: tools, prompts and resources as plain wire JSON, with the names the suites ask for.
+"""What the test servers serve: tools, prompts and resources as plain wire JSON, with the names the official suites ask for.
 
-Every tool is ``async (call) -> result``: a string (one text block), a list of content blocks, or a complete result object.
-``Call.ask`` puts a question to the client in the way of its era: a request inside the call (legacy) or an
-``input_required`` answer that the client retries (modern).
+One catalogue for all servers, of whatever SDK: this module and ``catalogue_rounds`` import none. A tool is
+``async (call) -> result``: a string (one text block), a list of content blocks, or a complete result object. ``Call`` is what
+a server gives to it. ``Call.ask`` puts a question to the client in the way of its era: a request inside the call (legacy) or
+an ``input_required`` answer that the client retries (modern); so every tool has its twin in the other era.
 """
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-from mcp.server import ServerRequestContext
-from mcp.shared.exceptions import MCPError
-from mcp.types import MISSING_REQUIRED_CLIENT_CAPABILITY
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 Json = dict[str, Any]
 Answer = str | list[Json] | Json
@@ -25,6 +22,19 @@ Answer = str | list[Json] | Json
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 CLICK = "UklGRigAAABXQVZFZm10IBAAAAABAAEAQB8AAIA+AAACABAAZGF0YQQAAAAAAAAA"
 LOG_PAUSE = 0.05  # seconds between notifications: lets each leave in a frame of its own
+INVALID_PARAMS = -32602
+RESOURCE_NOT_FOUND_LEGACY = -32002
+MISSING_REQUIRED_CLIENT_CAPABILITY = -32021
+
+
+class Refusal(Exception):
+    """The call is answered with this JSON-RPC error."""
+
+    def __init__(self, code: int, message: str, data: Json | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
 
 
 class Question(Exception):
@@ -37,35 +47,42 @@ class Question(Exception):
             self.result["requestState"] = state
 
 
-@dataclass(slots=True)
-class Call:
-    """One tools/call or prompts/get as a tool sees it."""
+class Call(abc.ABC):
+    """One tools/call or prompts/get as a tool sees it; a server fills in how messages go out."""
 
-    ctx: ServerRequestContext[Any, Any]
-    arguments: Json
-    responses: Json | None
-    state: str | None
-    announce: Callable[[str, str | None], Awaitable[None]]
+    def __init__(self, arguments: Json, responses: Json | None = None, state: str | None = None) -> None:
+        self.arguments = arguments
+        self.responses = responses  # modern: the client's answers so far, by key
+        self.state = state  # modern: what this server gave the client to bring back
 
     @property
+    @abc.abstractmethod
     def is_modern(self) -> bool:
-        return self.ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+        """Whether the client of this call speaks 2026-07-28."""
 
+    @abc.abstractmethod
     def declared(self, capability: str) -> bool:
         """True when the client declared this capability (elicitation, sampling, roots)."""
-        capabilities = self.ctx.session.client_capabilities
-        return capabilities is not None and getattr(capabilities, capability) is not None
 
-    async def notify(self, method: str, params: Json) -> None:
-        """Send a notification on the stream of this request."""
-        await self.ctx.session._request_outbound.notify(method, params)
-
+    @abc.abstractmethod
     async def log(self, text: str, level: str = "info") -> None:
-        """Log to the client; the SDK withholds it from a modern client that asked for no level."""
-        await self.ctx.session.send_log_message(level, text, logger="dual", related_request_id=self.ctx.request_id)
+        """Log to the client on the stream of this call."""
 
+    @abc.abstractmethod
     async def progress(self, done: float, total: float) -> None:
-        await self.ctx.session.report_progress(done, total, f"step {done:g} of {total:g}")
+        """Report progress, if the client asked for it."""
+
+    @abc.abstractmethod
+    async def announce(self, kind: str, uri: str | None) -> None:
+        """Say that a list (``tools``, ``prompts``) or the resource at ``uri`` changed."""
+
+    @abc.abstractmethod
+    async def request(self, method: str, params: Json | None) -> Json:
+        """The result of a request to a legacy client, as wire JSON."""
+
+    @abc.abstractmethod
+    async def close_stream(self) -> None:
+        """Close the event stream of this call and go on without it; nothing happens where streams cannot be resumed."""
 
     async def ask(self, key: str, request: Json, state: str | None = None) -> Json:
         """The client's answer to ``request`` as wire JSON.
@@ -75,7 +92,7 @@ class Call:
         return (await self.ask_all({key: request}, state))[key]
 
     async def ask_all(self, requests: Json, state: str | None = None) -> Json:
-        """The client's answers to several requests, by key.
+        """The client's answers to several requests, by key; a legacy client gets them all at once.
 
         Raises: Question as ``ask``.
         """
@@ -84,11 +101,8 @@ class Call:
             if all(key in given for key in requests):
                 return {key: given[key] for key in requests}
             raise Question(requests, state)
-        channel = self.ctx.session._request_outbound
-        return {
-            key: await channel.send_raw_request(request["method"], request.get("params"), None)
-            for key, request in requests.items()
-        }
+        answers = await asyncio.gather(*(self.request(one["method"], one.get("params")) for one in requests.values()))
+        return dict(zip(requests, answers, strict=True))
 
 
 def text(value: str) -> Json:
@@ -147,7 +161,7 @@ def tool(about: str, schema: Json | None = None, name: str | None = None, **extr
 
 @tool("one text block")
 async def test_simple_text(call: Call) -> Answer:
-    return "plain text from the dual-era server"
+    return "plain text from the test server"
 
 
 @tool("one image block")
@@ -259,11 +273,13 @@ async def test_x_mcp_header(call: Call) -> Answer:
 
 @tool("refuses a client that did not declare sampling")
 async def test_missing_capability(call: Call) -> Answer:
-    if not call.declared("sampling"):
-        raise MCPError(
-            code=MISSING_REQUIRED_CLIENT_CAPABILITY,
-            message="this tool needs the client capability sampling",
-            data={"requiredCapabilities": {"sampling": {}}},
+    if not call.is_modern:  # such an error code is unknown there: it asks, and the client refuses
+        await call.ask("sample", sampling("Are you able to answer?"))
+    elif not call.declared("sampling"):
+        raise Refusal(
+            MISSING_REQUIRED_CLIENT_CAPABILITY,
+            "this tool needs the client capability sampling",
+            {"requiredCapabilities": {"sampling": {}}},
         )
     return "sampling is declared"
 
@@ -271,8 +287,7 @@ async def test_missing_capability(call: Call) -> Answer:
 @tool("closes its event stream and goes on (SEP-1699)")
 async def test_reconnection(call: Call) -> Answer:
     await call.log("before the stream is closed")
-    if call.ctx.close_sse_stream is not None:
-        await call.ctx.close_sse_stream()
+    await call.close_stream()
     await asyncio.sleep(4 * LOG_PAUSE)
     await call.log("after the stream was closed")
     return "went on after the stream was closed"

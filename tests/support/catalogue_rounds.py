@@ -1,20 +1,24 @@
-"""The dual-era test server's multi-round tools (SEP-2322), prompts and resources."""
+"""The test servers' multi-round tools (SEP-2322), prompts and resources, and their answers as wire JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
 
-from dual_content import (
+from catalogue import (
     CONFIRM,
+    INVALID_PARAMS,
     NAME,
     PIXEL,
+    RESOURCE_NOT_FOUND_LEGACY,
     ROOTS,
     STRING,
+    TOOLS,
     Answer,
     Call,
     Json,
     Question,
+    Refusal,
     embedded,
     form,
     sampling,
@@ -137,10 +141,73 @@ RESOURCES: dict[str, Json] = {
 TEMPLATE = "test://template/{id}/data"
 
 
-def read(uri: str) -> Json | None:
-    """The contents of a resource, or None when there is none of that name."""
+INSTRUCTIONS = "A server of the bridge's own tests."
+WORDS = ("alpha", "beta", "testing")  # what completion/complete knows
+
+
+def tool_list() -> list[Json]:
+    """The rows of tools/list."""
+    return [{"name": name, "description": row.about, "inputSchema": row.schema, **row.extra} for name, row in TOOLS.items()]
+
+
+def prompt_list() -> list[Json]:
+    """The rows of prompts/list."""
+    return [
+        {"name": name, "description": name.replace("_", " "), "arguments": [{"name": n, "required": True} for n in names]}
+        for name, (_, names) in PROMPTS.items()
+    ]
+
+
+def resource_list() -> list[Json]:
+    """The rows of resources/list."""
+    return [
+        {"uri": uri, "name": uri.removeprefix("test://"), "mimeType": contents["mimeType"]}
+        for uri, contents in RESOURCES.items()
+    ]
+
+
+def template_list() -> list[Json]:
+    """The rows of resources/templates/list."""
+    return [{"uriTemplate": TEMPLATE, "name": "template", "mimeType": "application/json"}]
+
+
+def completion(start: str) -> Json:
+    """The completion of ``start``."""
+    values = [word for word in WORDS if word.startswith(start)]
+    return {"values": values, "total": len(values), "hasMore": False}
+
+
+async def call_tool(name: str, call: Call) -> Json:
+    """The result of one tools/call. Raises: Refusal; Question."""
+    if name not in TOOLS:
+        raise Refusal(INVALID_PARAMS, f"Unknown tool: {name}")
+    try:
+        answer = await TOOLS[name].run(call)
+    except KeyError as err:
+        raise Refusal(INVALID_PARAMS, f"missing argument {err}") from err
+    if isinstance(answer, str):
+        answer = [text(answer)]
+    return {"content": answer} if isinstance(answer, list) else answer
+
+
+async def get_prompt(name: str, call: Call) -> Json:
+    """The result of one prompts/get. Raises: Refusal; Question."""
+    if name not in PROMPTS:
+        raise Refusal(INVALID_PARAMS, f"Unknown prompt: {name}")
+    run, required = PROMPTS[name]
+    if absent := [one for one in required if one not in call.arguments]:
+        raise Refusal(INVALID_PARAMS, f"missing argument {', '.join(absent)}")
+    return {"messages": await run(call)}
+
+
+def read(uri: str, *, is_modern: bool) -> Json:
+    """The result of resources/read. Raises: Refusal when there is no such resource."""
     head, tail = TEMPLATE.split("{id}")
     if uri.startswith(head) and uri.endswith(tail) and (ident := uri[len(head) : -len(tail)]):
         data = {"id": ident, "templateTest": True, "data": f"Data for ID: {ident}"}
-        return {"uri": uri, "mimeType": "application/json", "text": json.dumps(data)}
-    return {"uri": uri, **RESOURCES[uri]} if uri in RESOURCES else None
+        contents = {"mimeType": "application/json", "text": json.dumps(data)}
+    elif uri in RESOURCES:
+        contents = RESOURCES[uri]
+    else:
+        raise Refusal(INVALID_PARAMS if is_modern else RESOURCE_NOT_FOUND_LEGACY, "Resource not found", {"uri": uri})
+    return {"contents": [{"uri": uri, **contents}]}
