@@ -22,6 +22,7 @@ from mcpbridge.core.backoff import Backoff
 from mcpbridge.core.client_session import ClientSession, ClientSessions
 from mcpbridge.core.exchange import Exchange, Handler, Policy
 from mcpbridge.core.forward import forward
+from mcpbridge.core.mirror import mirror
 from mcpbridge.core.pipeline import compose
 from mcpbridge.core.pool import Pool
 from mcpbridge.core.ports import Dial
@@ -75,7 +76,7 @@ class Bridge:
         self._is_ending = False
         self._exit = AsyncExitStack()
         self._attempt: Handler = compose([timeout()], call_backend)
-        self.one: Handler = forward(self._attempt, max_attempts=max_attempts)
+        self.one: Handler = mirror(forward(self._attempt, max_attempts=max_attempts))
 
     async def __aenter__(self) -> Bridge:
         self._group = await self._exit.enter_async_context(asyncio.TaskGroup())

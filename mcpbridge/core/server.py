@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from mcpbridge.core.client_session import AnyLink, ClientSession
 from mcpbridge.core.exchange import Era, Exchange
+from mcpbridge.core.mirror import AnnotatedTools
 from mcpbridge.core.ports import Dial, Upstream
 from mcpbridge.core.tasks import Spawn, share, wait_shared
 from mcpbridge.errors import BridgeError
@@ -151,6 +152,7 @@ class Backend:
         self.state, self.reason = state, reason
         if changed and state == "down":
             self.speaks.clear()  # what comes back may be another version of the server
+            self.server.tools.forget()
         if changed and self.on_turn is not None:
             self.on_turn(self)
 
@@ -235,6 +237,7 @@ class Server:
         self.namespace = namespace
         self.backends = backends
         self.isolation = isolation
+        self.tools = AnnotatedTools()
         self.hello: dict[str, bytes] = {}  # era -> its newest InitializeResult or DiscoverResult, JSON
         self.on_hello = on_hello  # told when ``hello`` changes
         for backend in backends:

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+from msgspec import Raw
+
 from mcpbridge.errors import BridgeError
+from mcpbridge.wire.level import items, members, text
 
 ANNOTATION = "x-mcp-header"
 PREFIX = "mcp-param-"
+MAX_MIRRORED = 64  # annotated arguments of one tool
 MAX_DEPTH = 64  # levels of a schema that are searched for annotations
 
 _OPEN, _CLOSE = "=?base64?", "?="
@@ -37,6 +43,61 @@ class Mirrored(NamedTuple):
     path: tuple[str, ...]
     header: str
     type: str
+
+
+class ToolList(NamedTuple):
+    """A tools/list result as an HTTP client must read it.
+
+    ``wanted``: every listed tool and its annotated arguments. ``refused``: tools whose annotations break the rules, and why.
+    ``kept``: the tools that are not refused, byte-exact.
+    """
+
+    wanted: dict[str, tuple[Mirrored, ...]]
+    refused: dict[str, str]
+    kept: list[Raw]
+
+
+def read_tools(result: bytes | Raw) -> ToolList:
+    """Read the annotations of a tools/list result. What is no proper tool is kept and has none.
+
+    Raises BridgeError("bad_answer") when the result is no object with a list of tools.
+    """
+    wanted: dict[str, tuple[Mirrored, ...]] = {}
+    refused: dict[str, str] = {}
+    kept: list[Raw] = []
+    for tool in items(members(result, "bad_answer").get("tools"), "bad_answer"):
+        try:
+            said = members(tool)
+        except BridgeError:
+            said = {}
+        name = text(said.get("name"))
+        if name is None:
+            kept.append(tool)
+            continue
+        try:
+            found = mirrored(plain(said.get("inputSchema"))) if ANNOTATION.encode() in bytes(tool) else ()
+            if len(found) > MAX_MIRRORED:
+                raise ValueError(f"more than {MAX_MIRRORED} arguments are annotated")
+        except ValueError as error:
+            refused[name] = str(error)
+            continue
+        wanted[name] = found
+        kept.append(tool)
+    return ToolList(wanted, refused, kept)
+
+
+def plain(raw: Raw | None) -> Any:
+    """The plain value of proven JSON, numbers beyond a float included (as infinity); None when absent or unreadable."""
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return json.loads(bytes(raw))
+    except (ValueError, RecursionError):
+        return None
 
 
 def encode_header(value: str) -> str:

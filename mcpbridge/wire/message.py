@@ -64,6 +64,7 @@ class Request(msgspec.Struct):
     meta: Members = {}
     raw: bytes = b""
     extra: Members = {}  # unknown members beside jsonrpc/id/method/params: kept, never read
+    beside: tuple[tuple[str, str], ...] = ()  # HTTP headers that say something about it and go on with it
 
     def encode(self) -> bytes:
         """The bytes to send: as received when nothing was changed."""
@@ -77,15 +78,15 @@ class Request(msgspec.Struct):
 
     def with_id(self, id: RequestId) -> Request:
         """The same call under another id; every other byte stays when the id stands first or last, as all SDKs write it."""
-        return Request(id, self.method, self.params, self.meta, _splice_id(self.raw, self.id, id), self.extra)
+        return Request(id, self.method, self.params, self.meta, _splice_id(self.raw, self.id, id), self.extra, self.beside)
 
     def with_params(self, params: Members | None) -> Request:
         """The same call with other params; ``meta`` is read anew when their ``_meta`` is new (ValueError: no object)."""
-        return Request(self.id, self.method, params, _meta_of(params, self.params, self.meta), b"", self.extra)
+        return Request(self.id, self.method, params, _meta_of(params, self.params, self.meta), b"", self.extra, self.beside)
 
     def with_meta(self, meta: Members) -> Request:
         """The same call with these ``_meta`` members; an empty mapping removes ``_meta``."""
-        return Request(self.id, self.method, _meta_into(self.params, meta), meta, b"", self.extra)
+        return Request(self.id, self.method, _meta_into(self.params, meta), meta, b"", self.extra, self.beside)
 
 
 class Notification(msgspec.Struct):

@@ -89,8 +89,8 @@ class HttpUpstream:
             raise
         finally:
             del self._calls[upstream_id]
-        if request.method == "tools/list" and response.result is not None:
-            self._params.learn(bytes(response.result))
+        if request.method == "tools/list" and self._era == "modern":
+            response = self._params.learn(response, self._name)
         return answered(response, request)
 
     async def notify(self, notification: Notification) -> None:
