@@ -35,6 +35,7 @@ _NOT_SERVING: frozenset[State] = frozenset({"down", "starting", "draining"})
 _NOT_READY: frozenset[State] = frozenset({"starting", "draining"})
 _FAULT_TEXTS = sorted({fault.text for fault in FAULTS.values()}, key=len, reverse=True)
 _PLACE = re.compile(r"[^\s\"'(),;]*(?:[/\\@]|\d+\.\d+\.\d+|[A-Za-z0-9\]]:\d)[^\s\"'(),;]*")
+_KIND = re.compile(rf"(?:^|: )(?:{'|'.join(map(re.escape, _FAULT_TEXTS))})(?=:|$)")
 _HIDDEN = "[hidden]"
 
 
@@ -82,8 +83,12 @@ def redacted(snapshot: Snapshot) -> Snapshot:
 
 
 def _without_places(text: str | None) -> str | None:
-    """A sentence of ours with everything that looks like an address or a path blanked."""
-    return None if text is None else _PLACE.sub(_HIDDEN, text[:500])
+    """A sentence of ours, up to the kind of a failure: its detail may quote the server. What looks like an address or a path
+    is blanked."""
+    if text is None:
+        return None
+    kind = _KIND.search(text)
+    return _PLACE.sub(_HIDDEN, text[: kind.end() if kind else 500])
 
 
 def _cause(backend: BackendStatus) -> str | None:

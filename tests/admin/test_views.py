@@ -184,3 +184,11 @@ def test_the_views_of_a_stranger_agree_with_the_full_ones_in_every_shared_number
     full, short = view("/health"), view("/health", redacted(SNAPSHOT))
     assert full[0] == short[0]
     assert {k: v for k, v in full[1].items() if k != "reasons"} == {k: v for k, v in short[1].items() if k != "reasons"}
+
+
+def test_a_stranger_does_not_read_what_a_failed_server_said():
+    said = "server exited: server 'odd': odd: exit status 3; stderr: cannot log in as alice with hunter2"
+    stdio = replace(SNAPSHOT.protocols[1], reason=f"odd: {said}")
+    seen = redacted(replace(SNAPSHOT, protocols=(stdio,), reasons=(f"stdio: odd: {said}", "sse: no healthy backend")))
+    assert seen.protocols[0].reason == "odd: server exited"
+    assert seen.reasons == ("stdio: odd: server exited", "sse: no healthy backend")
