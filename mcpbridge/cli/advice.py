@@ -8,8 +8,11 @@ from __future__ import annotations
 from typing import Final
 
 ADVICE: Final[dict[str, tuple[str, str]]] = {
-    "parse_error": ("what arrived is not JSON", "check the client; one message per line on stdio, one per body over HTTP"),
-    "invalid_request": ("it is JSON, but no JSON-RPC 2.0 message, or one with duplicate keys", "check jsonrpc, id and method"),
+    "parse_error": (
+        "what arrived is not JSON, or has a key twice",
+        "check the client; one message per line on stdio, one per body over HTTP",
+    ),
+    "invalid_request": ("it is JSON, but no JSON-RPC 2.0 message", "check jsonrpc, id and method"),
     "method_not_found": (
         "the server, or this endpoint, has no such method",
         "compare with the capabilities in initialize or discover",

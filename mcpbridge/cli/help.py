@@ -32,6 +32,9 @@ def run(name: str, arguments: list[str]) -> int:
         print(_overview(name))
         return 0
     if arguments[0] == "errors":
+        if arguments[1:] in (["-h"], ["--help"]):
+            print(f"usage: {name} help errors [CODE|TEXT]\n\nWhat an error means and what to do; all of them without words.")
+            return 0
         return _errors(name, " ".join(arguments[1:]).strip())
     if arguments[0] in COMMANDS:
         return main(["mcpbridge", arguments[0], "--help"])
@@ -54,7 +57,7 @@ commands:
 {commands}
 
 Each command has --help. mcp-router and mcp-gateway are short for mcpbridge router and mcpbridge gateway.
-exit status: 0 ok, 64 usage, 66 no such file, 78 configuration, 130 interrupt, 143 terminated"""
+exit status: 0 ok, 64 usage, 65 bad data, 66 no such file, 74 I/O, 78 configuration, 130 interrupt, 143 terminated"""
 
 
 def _errors(name: str, wanted: str) -> int:

@@ -122,8 +122,8 @@ class Jwt(Section, frozen=True, kw_only=True):
     """Signed tokens (HS256)."""
 
     secret: Annotated[str, Row(TEXT, "signing secret, at least 32 bytes, used as given", env=("JWT_SECRET",), secret=True)] = ""
-    issuer: Annotated[str, Row(TEXT, "iss that tokens must have, and issued ones get; empty: not checked")] = ""
-    audience: Annotated[str, Row(TEXT, "aud that tokens must have, and issued ones get; empty: not checked")] = ""
+    issuer: Annotated[str, Row(TEXT, "iss that tokens must have, and issued ones get; empty: mcpbridge")] = ""
+    audience: Annotated[str, Row(TEXT, "aud that tokens must have, and issued ones get; empty: mcpbridge")] = ""
     leeway: Annotated[float, Row(DURATION, "clock difference forgiven in exp, nbf and iat")] = 30.0
 
 

@@ -7,6 +7,7 @@ import pytest
 from mcpbridge.cli import main
 from mcpbridge.cli.advice import ADVICE
 from mcpbridge.errors import FAULTS, BridgeError
+from mcpbridge.wire.envelope import parse
 
 
 def test_every_error_has_a_cause_and_an_action_and_nothing_else_has() -> None:
@@ -39,3 +40,16 @@ def test_an_unknown_error_says_so(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_on_a_command_is_its_own(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mcpbridge", "help", command]) == 0
     assert capsys.readouterr().out.startswith(f"usage: mcpbridge {command}")
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_on_errors_is_no_search_for_an_error(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mcpbridge", "help", "errors", option]) == 0
+    assert "[CODE|TEXT]" in capsys.readouterr().out
+
+
+def test_a_key_that_is_there_twice_is_explained_by_the_error_it_gives() -> None:
+    with pytest.raises(BridgeError) as refused:
+        parse(b'{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}')
+    assert refused.value.reason == "parse_error"
+    assert "twice" in ADVICE["parse_error"][0] and "duplicate" not in ADVICE["invalid_request"][0]
