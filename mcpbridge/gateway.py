@@ -37,6 +37,7 @@ from mcpbridge.status import Status
 from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.http1.server import HttpRequest, HttpServer, Responder
+from mcpbridge.transports.stdio.launch import withhold
 from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, raise_fd_limit, run
 
 _log = log("gateway")
@@ -59,6 +60,7 @@ def main(loaded: Loaded[GatewayConfig]) -> int:
     configure(config.logging.level, config.logging.format)
     for warning in loaded.warnings:
         _log.warn(str(warning))
+    withhold(_secrets(config), (endpoint.token_env for spec in config.servers for endpoint in spec.endpoints))
     raise_fd_limit(2 * config.server.max_connections + 256)
     return run(lambda: Gateway(loaded).serve())
 
@@ -290,8 +292,14 @@ class _Faces:
             await self._mcp.handle(request, responder, self._all)
         elif path.startswith("/mcp/") and path[5:] in self._bridge.servers:
             await self._mcp.handle(request, responder, self._bridge.servers[path[5:]])
-        elif path == f"{API}/execute" and request.method == "POST":
-            await self._execute.handle(request, responder, self._all)
+        elif path.startswith("/mcp/"):
+            text = "no server has this name; GET /api/v1/status lists those there are"
+            await self._gateway._app.refuse(responder, 404, text, request.headers)
+        elif path == f"{API}/execute":
+            if request.method == "POST":
+                await self._execute.handle(request, responder, self._all)
+            else:
+                await self._gateway._app.misused(responder, "POST", request.headers)
         else:
             await self._gateway._app.handle(request, responder, metrics=False)
 
@@ -302,6 +310,11 @@ class _Faces:
             await self._gateway._app.refuse(responder, refused.status, refused.text, request.headers)
             return
         await self._gateway._app.handle(request, responder, metrics=True)
+
+
+def _secrets(config: GatewayConfig) -> list[str]:
+    """What only the gateway itself may know."""
+    return [config.auth.jwt.secret, *config.sessions.seal_keys, *(entry.token for entry in config.auth.static_tokens)]
 
 
 def public_rules(config: GatewayConfig) -> HostRules:

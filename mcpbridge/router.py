@@ -36,6 +36,7 @@ from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
 from mcpbridge.stores.known import Known, identity
 from mcpbridge.stores.memory import MemoryStore
+from mcpbridge.transports.stdio.launch import withhold
 from mcpbridge.transports.stdio.standard import open_standard
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members
@@ -54,6 +55,8 @@ def main(loaded: Loaded[RouterConfig]) -> int:
     configure(config.logging.level, config.logging.format, _log_stream(config.logging.output))
     for warning in loaded.warnings:
         _log.warn(str(warning))
+    tokens = [endpoint.token_env for spec in config.servers for endpoint in spec.endpoints]
+    withhold((), [*tokens, config.gateway.auth.token_env])
     return run(lambda: _serve(config))
 
 

@@ -98,6 +98,10 @@ class App:
         """Answer a request that a face does not let in. ``headers``: those of the request, for its id."""
         await _send(_error(status, text, "", _request_id(headers or {})), responder)
 
+    async def misused(self, responder: Responder, allow: str, headers: Mapping[str, str]) -> None:
+        """Answer a request whose path takes other methods: those of ``allow``."""
+        await _send(_not_allowed(allow, _request_id(headers)), responder)
+
     async def answer(
         self,
         method: str,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from mcpbridge.errors import BridgeError
@@ -15,6 +15,7 @@ from mcpbridge.observe.redact import MASK, conceal, safe
 
 OUR_SECRETS = frozenset({"MCP_AUTH_TOKEN", "JWT_SECRET", "REDIS_PASSWORD", "OAUTH_CLIENT_SECRET"})
 OUR_PREFIX = "MCPBRIDGE_"  # settings, seal keys, and the mark of a bridge above us
+_withheld: set[str] = set()  # like the environment itself, one per process
 
 
 class Launch(NamedTuple):
@@ -26,12 +27,20 @@ class Launch(NamedTuple):
     cwd: str
 
 
+def withhold(secrets: Iterable[str], names: Iterable[str] = ()) -> None:
+    """Keep the bridge's own secrets from every child from now on: the variables that hold one, whatever they are called."""
+    values = {secret for secret in secrets if secret}
+    _withheld.update(names)
+    _withheld.update(name for name, value in os.environ.items() if value in values)
+
+
 def environment(ours: Mapping[str, str], configured: Mapping[str, str]) -> dict[str, str]:
     """Our environment without the bridge's own secrets and settings, plus what the server's configuration adds.
 
     A child that needs one of our secrets gets it by name in its configuration.
     """
-    passed = {name: value for name, value in ours.items() if name not in OUR_SECRETS and not name.startswith(OUR_PREFIX)}
+    kept = OUR_SECRETS | _withheld
+    passed = {name: value for name, value in ours.items() if name not in kept and not name.startswith(OUR_PREFIX)}
     return passed | dict(configured)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.redact import redact
+from mcpbridge.transports.stdio import launch
 from mcpbridge.transports.stdio.launch import environment, prepare
 
 
@@ -69,3 +70,14 @@ def test_what_cannot_be_started_is_refused_by_name_before_anything_runs(argv, cw
 def test_secrets_of_the_configuration_are_never_logged_afterwards():
     prepare(["true"], {"WEATHER_API_KEY": "correct-horse-battery", "CITY": "Reykjavik"}, None)
     assert redact("correct-horse-battery in Reykjavik") == "*** in Reykjavik"
+
+
+def test_a_secret_of_the_bridge_stays_here_whatever_its_variable_is_called(monkeypatch):
+    monkeypatch.setattr(launch, "_withheld", set())
+    monkeypatch.setenv("CI_TOKEN", "kept-here-0123456789")
+    monkeypatch.setenv("DOCS_TOKEN", "sent-to-one-server")
+    monkeypatch.setenv("CITY", "Reykjavik")
+    launch.withhold(["kept-here-0123456789", ""], ["DOCS_TOKEN", ""])
+    passed = environment(os.environ, {})
+    assert "CI_TOKEN" not in passed and "DOCS_TOKEN" not in passed and passed["CITY"] == "Reykjavik"
+    assert environment(os.environ, {"CI_TOKEN": "x"})["CI_TOKEN"] == "x"

@@ -1,0 +1,96 @@
+"""The gateway as a process: what its children inherit, and how its paths refuse."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.peers import free_port, running, wait_listening
+
+TOKEN = "ci-token-0123456789abcdef0123456789ab"
+KEY = "Zq8xW2vN5mL7kP9rT4yB6cD1fG3hJ5sA"
+TELLER = """
+import json, os, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    if "id" not in request:
+        continue
+    answer = {"jsonrpc": "2.0", "id": request["id"]}
+    if request["method"] == "initialize":
+        info = {"name": "teller", "version": "1"}
+        answer["result"] = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": info}
+    elif request["method"] == "tools/call":
+        text = json.dumps(dict(os.environ))
+        answer["result"] = {"content": [{"type": "text", "text": text}]}
+    else:
+        answer["error"] = {"code": -32601, "message": "no"}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+def ask(url: str, body: Any = None, method: str | None = None) -> tuple[int, Any, Any]:
+    """Status, headers and JSON body of one answer to the holder of TOKEN."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Authorization": f"Bearer {TOKEN}"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status, answer.headers, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, json.load(error)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("gateway")
+    (folder / "teller.py").write_text(TELLER)
+    port = free_port()
+    config = {
+        "server": {"port": port, "tls": {"enabled": False}},
+        "metrics": {"endpoint": f"127.0.0.1:{free_port()}"},
+        "auth": {
+            "jwt": {"secret": "${OUR_KEY}"},
+            "static_tokens": [{"name": "ci", "token": "${CI_TOKEN}", "scopes": ["mcp:read", "mcp:write"]}],
+        },
+        "servers": [
+            {
+                "name": "teller",
+                "command": sys.executable,
+                "args": [str(folder / "teller.py")],
+                "env": {"GIVEN": "${DOCS_TOKEN}"},
+            },
+            {"name": "docs", "url": "http://127.0.0.1:1/mcp", "token_env": "DOCS_TOKEN"},
+        ],
+    }
+    path = folder / "gateway.yaml"
+    path.write_text(json.dumps(config))
+    variables = {"OUR_KEY": KEY, "CI_TOKEN": TOKEN, "DOCS_TOKEN": "docs-token", "CITY": "Reykjavik"}
+    with running([sys.executable, "-m", "mcpbridge", "gateway", "--config", str(path)], **variables) as process:
+        wait_listening(process, f"http://127.0.0.1:{port}/healthz")
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_a_child_inherits_no_secret_of_the_gateway_whatever_its_variable_is_called(base: str) -> None:
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "teller__env", "arguments": {}}}
+    status, _, answer = ask(f"{base}/api/v1/execute", call)
+    assert status == 200, answer
+    seen = json.loads(answer["result"]["content"][0]["text"])
+    assert {"OUR_KEY", "CI_TOKEN", "DOCS_TOKEN"} & seen.keys() == set()
+    assert (seen["CITY"], seen["GIVEN"]) == ("Reykjavik", "docs-token")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_execute_says_which_method_it_takes(base: str, method: str) -> None:
+    status, headers, answer = ask(f"{base}/api/v1/execute", method=method)
+    assert (status, headers["allow"], answer["error"]["code"]) == (405, "POST", "MCPB-HTTP-405")
+
+
+def test_an_unknown_server_is_named_as_the_reason(base: str) -> None:
+    status, _, answer = ask(f"{base}/mcp/nobody", {})
+    assert status == 404
+    assert answer["error"]["message"].startswith("no server has this name")
