@@ -46,6 +46,7 @@ from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, run
 _log = log("router")
 INITIALIZE_WAIT = 3.0  # seconds an unknown server may delay initialize and lists
 CLOSE_TIME = 5.0  # seconds everything has to end after SIGTERM or a closed stdout
+MAX_DIRECT = 32  # connections for calls to one address: many routers may share a server's limit per address
 PARENT_CHECK = 1.0  # seconds between looks whether the process that started us is still there
 
 
@@ -81,8 +82,15 @@ async def _serve(config: RouterConfig) -> int:
         max_name=config.routing.max_name_length,
     )
     async with bridge:
-        direct = Reach(bridge)
-        gateway = Reach(bridge, dial_timeout=config.gateway.connection.timeout, tls=lambda: _gateway_tls(config))
+        patience = config.local.request_timeout  # a call waits for a connection as long as it lives
+        direct = Reach(bridge, pool_size=MAX_DIRECT, queue_time=patience)
+        gateway = Reach(
+            bridge,
+            pool_size=config.gateway.connection.pool.max_size,
+            dial_timeout=config.gateway.connection.timeout,
+            queue_time=patience,
+            tls=lambda: _gateway_tls(config),
+        )
         target = _add_servers(config, bridge, direct, gateway)
         policies = [_local(), sessions(bridge.sessions, lambda _record: "stdio"), validate()]
         if isinstance(target, Server):

@@ -42,6 +42,7 @@ class Reach:
         idle_timeout: float = 30.0,
         max_lifetime: float = 300.0,
         dial_timeout: float = 10.0,
+        queue_time: float | None = None,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
         self._bridge = bridge
@@ -51,6 +52,7 @@ class Reach:
         self._idle_timeout = idle_timeout
         self._max_lifetime = max_lifetime
         self._dial_timeout = dial_timeout
+        self._queue_time = queue_time
         self._tls = tls
         self._context: ssl.SSLContext | None = None
         self.pools: dict[str, HttpPool] = {}
@@ -104,6 +106,7 @@ class Reach:
                 idle_timeout=self._idle_timeout,
                 max_lifetime=self._max_lifetime,
                 dial_timeout=self._dial_timeout,
+                queue_time=self._queue_time,
             )
         return self.pools[origin]
 

@@ -27,12 +27,19 @@ class GatewayAuth(Section, frozen=True, kw_only=True):
     token_file: Annotated[str, Row(PATH, "file that holds the token, mode 0600")] = ""
 
 
+class GatewayPool(Section, frozen=True, kw_only=True):
+    """Connections to the gateway."""
+
+    max_size: Annotated[int, Row(COUNT, "connections for calls; more calls wait for one; a stream has one of its own")] = 10
+
+
 class GatewayConnection(Section, frozen=True, kw_only=True):
     """The connection to the gateway. ``timeout`` is in seconds."""
 
     timeout: Annotated[
         float, Row(duration(0.001, bare=0.001), "resolve, connect, TLS; a bare number is milliseconds", key="timeout_ms")
     ] = 5.0
+    pool: GatewayPool = GatewayPool()
 
 
 class GatewayTls(Section, frozen=True, kw_only=True):

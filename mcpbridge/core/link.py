@@ -15,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
+from msgspec import Raw
+
 from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import QUESTION_WAIT, Exchange, NoReply, Reply
 from mcpbridge.core.pool import BackendSession, Refused, SessionKey
@@ -24,7 +26,8 @@ from mcpbridge.core.tasks import share, wait_shared
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
 from mcpbridge.wire import message as m
-from mcpbridge.wire.message import Notification, Request, Response
+from mcpbridge.wire.envelope import members, text
+from mcpbridge.wire.message import Members, Notification, Request, Response
 
 _log = log("link")
 _NO_REPLY = NoReply()
@@ -177,9 +180,10 @@ class Link:
 
     def _announce(self) -> None:
         """After a restart anything may be different: the client re-reads what it cares about."""
-        hello = m.loads(self._talk.hello.result) if self._talk and self._talk.hello and self._talk.hello.result else {}
+        hello = self._talk.hello if self._talk is not None else None
+        capabilities = _said(_said(hello.result if hello is not None else None).get("capabilities"))
         for kind in LIST_CHANGED:
-            if (hello.get("capabilities") or {}).get(kind):
+            if kind in capabilities:
                 self.session.notified(self.server, m.notification(f"notifications/{kind}/list_changed"))
 
     @property
@@ -204,7 +208,7 @@ class Link:
         try:
             await self._reach(self._backend.pool.patience(x.deadline))
         except Refused as refused:
-            said = m.loads(refused.response.error or b"{}").get("message") or "no reason given"
+            said = text(_said(refused.response.error).get("message")) or "no reason given"
             detail = f"server {self.server.name!r} refused to initialize again: {said}"
             raise BridgeError("backend_error", detail, sent=False, server=self.server.name) from refused
 
@@ -277,6 +281,14 @@ def server_wants_own(session: ClientSession, server: Server) -> bool:
     if server.isolation == "shared":
         return False
     return server.isolation == "session" or not session.declares_nothing
+
+
+def _said(raw: Raw | None) -> Members:
+    """The members of what a server said; none when it is no object."""
+    try:
+        return members(raw)
+    except BridgeError:
+        return {}
 
 
 class _Upward:

@@ -43,6 +43,7 @@ def test_values_land_where_their_keys_say() -> None:
     config = build(GatewayConfig, {"server.tls.min_version": "1.2", "connection.pool.max_size": 7})
     assert (config.server.tls.min_version, config.connection.pool.max_size) == ("1.2", 7)
     assert build(RouterConfig, {"gateway.connection.timeout_ms": 1.5}).gateway.connection.timeout == 1.5
+    assert build(RouterConfig, {"gateway.connection.pool.max_size": 7}).gateway.connection.pool.max_size == 7
 
 
 def test_the_types_of_the_structs_hold_for_the_defaults() -> None:

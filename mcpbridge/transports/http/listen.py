@@ -250,6 +250,7 @@ class LegacyReply:
         self._responder: Responder | None = responder
         self._accepts_stream = accepts_stream
         self._timer: asyncio.TimerHandle | None = None
+        self._is_answered = False
         self.stream: Stream | None = None
 
     @property
@@ -267,6 +268,10 @@ class LegacyReply:
 
     async def ask(self, request: Request) -> Response:
         session, stream = self._session(), self._open()
+        if session is not None and self._is_answered:
+            stream = session.streams[GENERAL]
+            if stream.responder is None:
+                raise BridgeError("stream_closed", "the call that the question belongs to was answered already", sent=False)
         if session is None or stream is None:
             raise BridgeError(
                 "unsupported_across_eras", "this client does not read a stream, so it cannot be asked", sent=False
@@ -281,6 +286,8 @@ class LegacyReply:
             stream.responder = None
 
     def finish(self) -> None:
+        """The call is over: its stream, when it has one, takes nothing but its answer."""
+        self._is_answered = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -301,7 +308,7 @@ class LegacyReply:
 
     def _open(self) -> Stream | None:
         session = self._session()
-        if self.stream is None and session is not None and self._accepts_stream:
+        if self.stream is None and session is not None and self._accepts_stream and not self._is_answered:
             self.stream = session.open_stream()
             if self._responder is not None:
                 self._responder.start_now(200, _SSE)

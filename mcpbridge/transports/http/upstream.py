@@ -9,6 +9,7 @@ Source: MCP "Streamable HTTP" of both eras (mcp-eras sections 1.2, 1.3, 8).
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
@@ -33,7 +34,14 @@ _NO_REPLY = NoReply()
 _ACCEPT = ("accept", "application/json, text/event-stream")
 _JSON = ("content-type", "application/json")
 RECONNECT = 1.0  # seconds before a lost GET stream is opened again, unless the server said `retry:`
+MIN_RECONNECT = 0.1  # seconds, whatever the server said: `retry: 0` and an end at once would be a busy loop
 MAX_RECONNECT = 30.0
+TAKE_TIME = 5.0  # seconds a server may take for a message that has no answer; calls behind it wait as long
+MAX_QUESTIONS = 100  # open questions of one conversation; then its streams are not read on
+_VERSION = re.compile(r"[A-Za-z0-9._-]{1,32}").fullmatch
+_SESSION_ID = re.compile(r"[\x21-\x7e]{1,4096}").fullmatch
+_EVENT_ID = re.compile(r"[\x20-\x7e]{0,1024}").fullmatch
+_TOKEN = re.compile(rb"[0-9]{1,18}").fullmatch  # a progress token of ours
 
 
 class HttpUpstream:
@@ -69,6 +77,7 @@ class HttpUpstream:
         self._session_id: str | None = None
         self._version: str | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._questions = asyncio.Semaphore(MAX_QUESTIONS)
         self._closed = False
 
     async def call(self, request: Request, reply: Reply = _NO_REPLY) -> Response:
@@ -94,18 +103,16 @@ class HttpUpstream:
         return answered(response, request)
 
     async def notify(self, notification: Notification) -> None:
-        response = await self._post(notification.encode(), self._headers(notification), retry=False)
-        async with aclosing(response):
-            if response.status >= 400:
-                _log.warn(
-                    "notification refused",
-                    protocol="http",
-                    server=self._name,
-                    method=notification.method,
-                    status=response.status,
-                )
-            else:
-                await response.read()
+        """Send it and see that it was taken. Raises BridgeError("timeout") when the server does not say so in time."""
+        status = 0
+        try:
+            async with asyncio.timeout(TAKE_TIME):
+                status = await self._told(notification.encode(), self._headers(notification))
+        except TimeoutError:
+            detail = f"server {self._name!r} did not take {notification.method} in {TAKE_TIME:g} s"
+            raise BridgeError("timeout", detail, server=self._name) from None
+        if status >= 400:
+            _log.warn("notification refused", protocol="http", server=self._name, method=notification.method, status=status)
         if notification.method == "notifications/initialized" and self._listening is None and self._session_id is not None:
             self._listening = self._spawn(self._listen())
 
@@ -131,18 +138,33 @@ class HttpUpstream:
     # One POST
 
     async def _exchange(self, sent: Request, request: Request, reply: Reply) -> Response:
-        response = await self._post(sent.encode(), self._headers(sent), retry=retry_safe(request.method))
+        response = await self._pool.request(
+            "POST",
+            self._path,
+            self._headers(sent),
+            sent.encode(),
+            retry_safe=retry_safe(request.method),
+            max_response=self._max_response,
+            queued=request.method != "subscriptions/listen",
+        )
         async with aclosing(response):
             if request.method == "initialize" and self._era == "legacy":
-                self._session_id = response.headers.get("mcp-session-id")
+                self._session_id = self._named(response.headers.get("mcp-session-id"))
             kind = (response.headers.get("content-type") or "").partition(";")[0].strip().lower()
             if response.status == 200 and kind == "text/event-stream":
                 answer = await self._from_stream(response, sent.id, request, reply)
             else:
                 answer = self._from_body(response, kind, await response.read(), sent.id)
         if request.method == "initialize" and answer.result is not None:
-            self._version = text(members(answer.result).get("protocolVersion"))
+            version = text(members(answer.result, "bad_answer").get("protocolVersion"))
+            self._version = version if version is not None and _VERSION(version) else None
         return answer
+
+    def _named(self, session_id: str | None) -> str | None:
+        """A session id that may be sent back. Raises BridgeError("bad_answer")."""
+        if session_id is not None and not _SESSION_ID(session_id):
+            raise BridgeError("bad_answer", "the session id is not 1 to 4096 visible ASCII characters", server=self._name)
+        return session_id
 
     def _from_body(self, response: HttpResponse, kind: str, body: bytes, upstream_id: RequestId) -> Response:
         status = response.status
@@ -185,12 +207,12 @@ class HttpUpstream:
                             return message
                         _log.debug("answer to another request on this stream dropped", protocol="http", server=self._name)
                     else:
-                        self._related(message, request, reply)
+                        await self._related(message, request, reply)
             if self._era == "modern" or not last_event:
                 raise BridgeError(
                     "stream_closed", f"server {self._name!r} ended the stream before its answer", server=self._name
                 )
-            await asyncio.sleep(retry)
+            await asyncio.sleep(max(retry, MIN_RECONNECT))
             headers = [*self._session_headers(), ("last-event-id", last_event)]
             response = await self._pool.request(
                 "GET", self._path, headers, b"", retry_safe=True, max_response=self._max_response
@@ -199,13 +221,16 @@ class HttpUpstream:
                 await response.aclose()
                 raise BridgeError("stream_closed", f"server {self._name!r} does not resume its stream", server=self._name)
 
-    def _related(self, message: Request | Notification, request: Request, reply: Reply) -> None:
+    async def _related(self, message: Request | Notification, request: Request, reply: Reply) -> None:
         if isinstance(message, Notification):
             reply.notify(incoming(message, request))
-        elif reply.can_ask:
-            self._spawn(self._put(message, reply))
         else:
-            self._spawn(self._put(message, None))
+            await self._ask(message, reply if reply.can_ask else None)
+
+    async def _ask(self, question: Request, reply: Reply | None) -> None:
+        """Have a question answered beside the stream it came on, which is read on unless too many are open."""
+        await self._questions.acquire()
+        self._spawn(self._put(question, reply)).add_done_callback(lambda _task: self._questions.release())
 
     async def _put(self, question: Request, reply: Reply | None) -> None:
         """Answer a server's question, through the waiting client or by the session's owner."""
@@ -219,9 +244,9 @@ class HttpUpstream:
             )
             answer = m.error(question.id, to_wire(BridgeError("internal_error")))
         try:
-            response = await self._post(answer.with_id(question.id).encode(), self._session_headers(), retry=False)
-            await response.aclose()
-        except BridgeError as error:
+            async with asyncio.timeout(TAKE_TIME):
+                await self._told(answer.with_id(question.id).encode(), self._session_headers())
+        except (BridgeError, TimeoutError) as error:
             _log.warn("answer to a question of the server was not taken", protocol="http", server=self._name, reason=str(error))
 
     # The GET stream of a legacy session
@@ -234,7 +259,7 @@ class HttpUpstream:
             try:
                 headers = self._session_headers() + ([("last-event-id", last_event)] if last_event else [])
                 response = await self._pool.request(
-                    "GET", self._path, headers, b"", retry_safe=True, max_response=self._max_response
+                    "GET", self._path, headers, b"", retry_safe=True, max_response=self._max_response, queued=False
                 )
                 async with aclosing(response):
                     if response.status == 404:
@@ -249,20 +274,19 @@ class HttpUpstream:
                             if isinstance(message, Notification):
                                 self._unrelated(message)
                             elif isinstance(message, Request):
-                                self._spawn(self._put(message, None))
+                                await self._ask(message, None)
             except BridgeError as error:
                 _log.debug("GET stream lost", protocol="http", server=self._name, reason=str(error))
                 wait = min(wait * 2, MAX_RECONNECT)
-            await asyncio.sleep(wait)
+            await asyncio.sleep(max(wait, MIN_RECONNECT))
 
     def _unrelated(self, notification: Notification) -> None:
         """What came on the GET stream; many servers put the progress of a call there too."""
         if notification.method != "notifications/progress":
             self._inbox.notified(notification)
             return
-        raw = notification.param("progressToken")
-        token = m.loads(raw) if raw is not None else None
-        call = self._calls.get(token) if isinstance(token, int) else None
+        token = _TOKEN(notification.param("progressToken") or b"")
+        call = self._calls.get(int(token[0])) if token is not None else None
         if call is not None:
             call[1].notify(incoming(notification, call[0]))
 
@@ -279,8 +303,9 @@ class HttpUpstream:
                             parsed = parse(event.data, client=False)
                         except BridgeError as error:
                             _log.warn("damaged message on a stream", protocol="http", server=self._name, reason=str(error))
+                    id = event.id if event.id is not None and _EVENT_ID(event.id) else None  # others fit into no header
                     for item in parsed if isinstance(parsed, list) else [parsed]:
-                        yield event.id, retry, item
+                        yield id, retry, item
 
     # Headers and plumbing
 
@@ -304,14 +329,21 @@ class HttpUpstream:
             headers.append(("mcp-protocol-version", self._version))
         return headers
 
-    async def _post(self, body: bytes, headers: list[tuple[str, str]], *, retry: bool) -> HttpResponse:
-        return await self._pool.request("POST", self._path, headers, body, retry_safe=retry, max_response=self._max_response)
+    async def _told(self, body: bytes, headers: list[tuple[str, str]]) -> int:
+        """POST what has no answer; the status. It waits for no free connection: the calls that hold them may wait for it."""
+        response = await self._pool.request(
+            "POST", self._path, headers, body, retry_safe=False, max_response=self._max_response, queued=False
+        )
+        async with aclosing(response):
+            kind = (response.headers.get("content-type") or "").partition(";")[0].strip().lower()
+            if response.status < 400 and kind != "text/event-stream":
+                await response.read()  # keeps the connection; a stream has nothing for us and may never end
+        return response.status
 
     async def _notify_quietly(self, notification: Notification) -> None:
         try:
-            async with asyncio.timeout(5.0):
-                await self.notify(notification)
-        except (BridgeError, TimeoutError) as error:
+            await self.notify(notification)
+        except BridgeError as error:
             _log.debug("notification not delivered", protocol="http", server=self._name, reason=str(error))
 
     async def _learn(self) -> bool:

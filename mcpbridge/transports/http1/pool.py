@@ -2,6 +2,9 @@
 
     request ──► newest idle connection, else dial, else wait ──► send ──► HttpResponse ──► back to the idle ones
 
+A server that takes no further connection of ours (429, or none at all) while others of ours are served is not lost: the call
+waits for one of those.
+
 A connection the server may close any moment is the danger: a call that must not run twice only gets one that was used a few
 seconds ago, and a call that may run twice is sent once more when a reused connection dies before the first byte of an answer.
 
@@ -15,6 +18,7 @@ import ssl as ssl_module
 import time
 from collections import deque
 from collections.abc import Sequence
+from errno import ECONNABORTED
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,6 +31,7 @@ __all__ = ["HttpPool", "HttpResponse", "PoolStats"]
 
 UNSAFE_IDLE: Final = 4.0  # seconds: below the shortest keep-alive in common use, Node's 5 s
 QUEUE_TIME: Final = 5.0  # seconds a request waits for a connection of a full pool
+_CUT: Final = (ConnectionResetError, ConnectionAbortedError, ssl_module.SSLEOFError)  # cut between connect and handshake
 
 
 class PoolStats(NamedTuple):
@@ -57,9 +62,11 @@ class HttpPool:
         idle_timeout: float = 30,
         max_lifetime: float = 300,
         dial_timeout: float = 10,
+        queue_time: float | None = None,
     ) -> None:
         """Times in seconds. Without ``ssl`` an https origin is verified against the system's authorities.
 
+        ``queue_time``: how long a request waits for a connection of a full pool, QUEUE_TIME unless given.
         Raises ValueError for a URL that is not http(s) or has no host.
         """
         parts = urlsplit(url)
@@ -80,8 +87,10 @@ class HttpPool:
         self._idle_timeout = idle_timeout
         self._max_lifetime = max_lifetime
         self._dial_timeout = dial_timeout
+        self._queue_time = queue_time
         self._idle: list[ClientConnection] = []  # the newest last
         self._busy: set[ClientConnection] = set()
+        self._apart: set[ClientConnection] = set()  # those of ``_busy`` that take nobody's place
         self._dialing = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -98,10 +107,13 @@ class HttpPool:
         *,
         retry_safe: bool,
         max_response: int,
+        queued: bool = True,
     ) -> HttpResponse:
         """Send a request; returns when the head of the answer has come. The caller reads or closes the response.
 
         ``max_response`` bounds ``HttpResponse.read``, in bytes. No timeout of its own beyond connecting: cancel the task.
+        ``queued`` False: never waits for a connection and takes no other's place, for streams that last and for what the
+        requests that hold the connections wait for.
         Raises BridgeError: connection_refused, timeout, backend_error, server_busy, invalid_params (all ``sent=False``);
         stream_closed, bad_answer.
         """
@@ -111,14 +123,21 @@ class HttpPool:
             raise BridgeError("invalid_params", str(error), sent=False) from None
         connection = None if self._waiters else self._take_idle(retry_safe)
         if connection is None:
-            connection = await self._acquire(retry_safe)
+            connection = await self._acquire(retry_safe, queued=queued)
+        if not queued:
+            self._apart.add(connection)
         try:
-            return await self._send(connection, method, data, max_response)
+            response = await self._send(connection, method, data, max_response)
+            if response.status != 429 or not self._is_turned_away(connection, response):
+                return response
+            await response.aclose()
+            room = 1
         except BridgeError as error:
+            room = self._max_size
             if not connection.is_reused or connection.answered or not retry_safe or error.reason != "stream_closed":
                 raise
-        # A kept connection had died in silence; a fresh one tells the truth.
-        connection = await self._acquire(retry_safe, fresh=True)
+        # A kept connection had died in silence, a fresh one tells the truth; or a fresh one was not let in beside the others.
+        connection = await self._acquire(retry_safe, fresh=room > 1, room=room)
         return await self._send(connection, method, data, max_response)
 
     def stats(self) -> PoolStats:
@@ -138,6 +157,15 @@ class HttpPool:
             connection.abort()
 
     # -- one exchange
+
+    def _has_others(self, connection: ClientConnection | None = None, dialing: int = 0) -> bool:
+        """Whether connections besides this one, or this many being dialed, are or may soon be free again."""
+        return len(self._busy - self._apart - {connection}) + self._dialing > dialing
+
+    def _is_turned_away(self, connection: ClientConnection, response: HttpResponse) -> bool:
+        """Whether this 429 is about the connection, not the request: one too many beside those that are served."""
+        closes = "close" in (response.headers.get("connection") or "").lower()
+        return closes and not connection.is_reused and self._has_others(connection)
 
     async def _send(self, connection: ClientConnection, method: str, data: bytes, limit: int) -> HttpResponse:
         waiting = connection.send(data, for_head=method == "HEAD", limit=limit)
@@ -177,35 +205,57 @@ class HttpPool:
             return connection
         return None
 
-    async def _acquire(self, retry_safe: bool, *, fresh: bool = False) -> ClientConnection:
-        """An idle connection, else a new one, else whichever comes first. ``fresh``: only a new one."""
+    async def _acquire(
+        self, retry_safe: bool, *, fresh: bool = False, queued: bool = True, room: int | None = None
+    ) -> ClientConnection:
+        """An idle connection, else a new one, else whichever comes first.
+
+        ``fresh``: only a new one. ``room``: connections to be had in all, ``max_size`` unless fewer are let in.
+        """
+        while True:
+            if queued:
+                connection = await self._turn(retry_safe, fresh, room or self._max_size)
+                if connection is not None:
+                    return connection
+            self._dialing += 1
+            self._misses += 1
+            try:
+                connection = await self._dial()
+            except BaseException as error:
+                if not (queued and isinstance(error.__cause__, _CUT) and self._has_others(dialing=1)):
+                    self._wake_waiter()
+                    raise
+                room = 1  # the server takes no more of us just now
+                continue
+            finally:
+                self._dialing -= 1
+            self._busy.add(connection)
+            return connection
+
+    async def _turn(self, retry_safe: bool, fresh: bool, room: int) -> ClientConnection | None:
+        """An idle connection, or None when there is room for a new one; waits until one of both is so."""
         try:
             async with asyncio.timeout(None) as patience:
                 while not self._is_closed:
                     connection = None if fresh else self._take_idle(retry_safe)
                     if connection is not None:
                         return connection
-                    if len(self._busy) + self._dialing + len(self._idle) < self._max_size:
+                    if self._counted() < room:
                         break
                     if self._idle:
                         self._idle[0].close()  # none of them will do, and a new one needs the room
                         continue
                     if patience.when() is None:
-                        patience.reschedule(asyncio.get_running_loop().time() + QUEUE_TIME)
+                        queue_time = QUEUE_TIME if self._queue_time is None else self._queue_time
+                        patience.reschedule(asyncio.get_running_loop().time() + queue_time)
                     await self._wait_turn()
         except TimeoutError:
             raise BridgeError("server_busy", "all connections to the server are in use", sent=False) from None
-        self._dialing += 1
-        self._misses += 1
-        try:
-            connection = await self._dial()
-        except BaseException:
-            self._wake_waiter()
-            raise
-        finally:
-            self._dialing -= 1
-        self._busy.add(connection)
-        return connection
+        return None
+
+    def _counted(self) -> int:
+        """Connections that count towards the size of the pool."""
+        return len(self._busy) - len(self._apart) + self._dialing + len(self._idle)
 
     async def _wait_turn(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -238,6 +288,9 @@ class HttpPool:
                 except BaseException:
                     sock.close()
                     raise
+                if not connection.is_usable():
+                    connection.close()
+                    raise ConnectionAbortedError(ECONNABORTED, "the server closed the connection at once")
         except (OSError, TimeoutError) as error:
             raise_dial_error(error)
         connection.born = loop.time()
@@ -256,7 +309,8 @@ class HttpPool:
 
     def _freed(self, connection: ClientConnection, reusable: bool) -> None:
         self._busy.discard(connection)
-        if reusable and not self._is_closed:
+        self._apart.discard(connection)
+        if reusable and not self._is_closed and self._counted() < self._max_size:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
             if self._timer is None:
