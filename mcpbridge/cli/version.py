@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 from mcpbridge import __version__
@@ -25,7 +26,14 @@ def run(name: str, arguments: list[str]) -> int:
         "version": __version__,
         "python": platform.python_version(),
         "platform": f"{sys.platform}-{platform.machine()}",
-        "build": "zipapp" if any(part.endswith(".pyz") for part in sys.argv[:1]) else "package",
+        "build": "zipapp" if _is_archive(sys.argv[0]) else "package",
     }
     print(json.dumps(document))
     return 0
+
+
+def _is_archive(program: str) -> bool:
+    """Whether the program is one file with everything in it; pip's launchers on Windows are archives too."""
+    import zipfile
+
+    return not program.lower().endswith(".exe") and os.path.isfile(program) and zipfile.is_zipfile(program)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,17 @@ def test_the_version_as_json_is_one_document(capsys: pytest.CaptureFixture[str])
     document = json.loads(capsys.readouterr().out)
     assert document.keys() == {"schema", "version", "python", "platform", "build"}
     assert (document["schema"], document["version"]) == ("mcpbridge.version/v1", __version__)
+
+
+@pytest.mark.parametrize(("file", "build"), [("mcpbridge", "zipapp"), ("a.pyz", "zipapp"), ("mcpbridge.exe", "package")])
+def test_the_version_knows_the_one_file_whatever_its_name(
+    file: str, build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with zipfile.ZipFile(tmp_path / file, "w") as archive:
+        archive.writestr("__main__.py", "")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / file)])
+    assert main(["mcpbridge", "version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["build"] == build
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ def test_all_supported_pythons_fit_in_40_megabytes(tmp_path):
 def test_it_answers_with_nothing_else_installed(built, tmp_path):
     done = alone(built, tmp_path, ["version", "--json"])
     assert done.returncode == 0, done.stderr.decode()
-    assert json.loads(done.stdout)["schema"] == "mcpbridge.version/v1"
+    document = json.loads(done.stdout)
+    assert (document["schema"], document["build"]) == ("mcpbridge.version/v1", "zipapp")
 
 
 @pytest.mark.requirement("cli.argv0")
