@@ -156,7 +156,9 @@ def _client_entry(reader: Reader, name: str, key_node: Node, node: Node, path: s
         protocol="http" if transport in _HTTP_TYPES and "command" not in given else "auto",
     )
     if why := endpoint_fault(endpoint):
-        reader.fault(key_node, why, "give either command or url", path)
+        misspelled = [(inner, suggestion(key, ("command", "url"))) for key, inner, _ in pairs if key not in _CLIENT_KEYS]
+        node, hint = next((found for found in misspelled if found[1]), (key_node, "give either command or url"))
+        reader.fault(node, why, hint, path)
         return None
     legal = legal_name(name)
     if legal != name:

@@ -63,6 +63,7 @@ def test_a_file_of_a_client_keeps_its_other_keys_to_itself_and_leaves_the_embedd
     ("entry", "cause"),
     [
         ({}, "neither url nor command"),
+        ({"args": [], "comand": "x"}, "did you mean command?"),
         ({"command": "x", "url": "http://x/"}, "both"),
         ({"command": ["x"]}, "not a list"),
         ({"command": "x", "args": "y"}, "must be a list"),
