@@ -9,6 +9,8 @@ Source: issue "Gateway"; contract sections 1.1 (cli.gateway.run), 2 and 3.1.
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import ssl
 import time
 from hashlib import sha256
@@ -18,6 +20,7 @@ from mcpbridge.admin.app import App
 from mcpbridge.bridge import Bridge, refusing_while
 from mcpbridge.config.gateway import GatewayConfig, is_loopback
 from mcpbridge.config.load import Loaded
+from mcpbridge.config.problems import EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, ConfigError, Problem
 from mcpbridge.core.server import Server
 from mcpbridge.core.session import Session
 from mcpbridge.era import Crossings
@@ -212,7 +215,10 @@ class Gateway:
     async def _listen(self, public: HttpServer, management: HttpServer) -> None:
         config = self._config
         context = self._tls()
-        host, port = await public.start(config.server.host, config.server.port, context)
+        try:
+            host, port = await public.start(config.server.host, config.server.port, context)
+        except OSError as error:
+            raise self._not_listening("server.port", f"{_host(config.server.host)}:{config.server.port}", error) from error
         scheme = "https" if context is not None else "http"
         self._frontends["http"] = Frontend(True, f"{scheme}://{_host(host)}:{port}")
         self._public = public
@@ -224,8 +230,15 @@ class Gateway:
             _log.info("management listening", protocol="none", address=f"http://{_host(bound[0])}:{bound[1]}")
         except OSError as error:
             if "metrics.endpoint" in self._explicit():
-                raise
+                raise self._not_listening("metrics.endpoint", endpoint, error) from error
             _log.warn("the management listener is not open; metrics and health are on the public port only", error=str(error))
+
+    def _not_listening(self, key: str, address: str, error: OSError) -> ConfigError:
+        """Why an address cannot be listened on, with the exit status that tells a supervisor whether to try again."""
+        why = "the name is not known" if isinstance(error, socket.gaierror) else (error.strerror or str(error)).lower()
+        hint = "stop the program that has it, or choose another" if error.errno == errno.EADDRINUSE else "choose another"
+        problem = Problem(self._loaded.places[key], f"{key}: cannot listen on {address}: {why}", hint, key)
+        return ConfigError([problem], {errno.EADDRINUSE: EX_TEMPFAIL, errno.EACCES: EX_NOPERM}.get(error.errno or 0, EX_CONFIG))
 
     def _explicit(self) -> set[str]:
         return {key for key, origin in self._loaded.origins.items() if origin.kind != "default"}

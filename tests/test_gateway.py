@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.peers import free_port, running, wait_listening
+from tests.support.peers import environment, free_port, running, wait_listening
 
 TOKEN = "ci-token-0123456789abcdef0123456789ab"
 KEY = "Zq8xW2vN5mL7kP9rT4yB6cD1fG3hJ5sA"
@@ -94,3 +97,23 @@ def test_an_unknown_server_is_named_as_the_reason(base: str) -> None:
     status, _, answer = ask(f"{base}/mcp/nobody", {})
     assert status == 404
     assert answer["error"]["message"].startswith("no server has this name")
+
+
+@pytest.mark.parametrize("key", ["server.port", "metrics.endpoint"])
+def test_an_address_that_is_taken_is_no_bug(key: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = {"server.port": free_port(), "metrics.endpoint": free_port(), key: taken.getsockname()[1]}
+        path = tmp_path / "gateway.yaml"
+        path.write_text(
+            f"server:\n  port: {ports['server.port']}\n  tls: {{enabled: false}}\n"
+            f"auth: {{type: none}}\nmetrics:\n  endpoint: 127.0.0.1:{ports['metrics.endpoint']}\n"
+        )
+        command = [sys.executable, "-m", "mcpbridge", "gateway", "--config", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=environment())
+    line = json.loads(done.stderr.splitlines()[-1])
+    place = "2:3" if key == "server.port" else "6:3"
+    assert done.returncode == 75
+    assert line["message"].startswith(f"{path}:{place}: {key}: cannot listen on 127.0.0.1:{ports[key]}: address already in use")
+    assert "bug" not in done.stderr

@@ -51,5 +51,5 @@ def run(name: str, arguments: list[str]) -> int:
 
     try:
         return serve(loaded)
-    except BridgeError as error:
+    except (BridgeError, ConfigError) as error:
         return complain(program, error, json_lines=not is_terminal())

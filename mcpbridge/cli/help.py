@@ -57,7 +57,7 @@ commands:
 {commands}
 
 Each command has --help. mcp-router and mcp-gateway are short for mcpbridge router and mcpbridge gateway.
-exit status: 0 ok, 64 usage, 65 bad data, 66 no such file, 74 I/O, 78 configuration, 130 interrupt, 143 terminated"""
+exit status: 0 ok, 64 usage, 65 bad data, 66 no such file, 74 I/O, 75 try again, 78 configuration, 130 Ctrl-C, 143 SIGTERM"""
 
 
 def _errors(name: str, wanted: str) -> int:
