@@ -52,6 +52,7 @@ FAULTS: dict[str, Fault] = {
     "draining": Fault(1012, 503, 503, True, "bridge", "draining"),
     "session_unknown": Fault(1013, 404, 404, False, "client", "session unknown"),
     "session_required": Fault(1013, 400, 400, False, "client", "session id required"),
+    "event_unknown": Fault(1026, 400, 400, False, "client", "event unknown"),
     "forbidden": Fault(1014, 403, 403, False, "client", "forbidden"),
     "unauthorized": Fault(1015, 401, 401, False, "client", "unauthorized"),
     "answer_too_large": Fault(1016, 502, 502, False, "backend", "answer too large"),

@@ -37,6 +37,7 @@ from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
 from mcpbridge.seal import Sealer, certificate_end, derive_key, random_secret
 from mcpbridge.status import Status
+from mcpbridge.stores.events import MemoryEvents
 from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.http1.server import HttpRequest, HttpServer, Responder
@@ -111,7 +112,7 @@ class Gateway:
         async with bridge:
             reach = self._add_servers(bridge)
             verify = self._verify()
-            sealer = Sealer(self._seal_keys())
+            events = MemoryEvents(max_bytes=config.sessions.event_log_max_bytes, max_age=config.sessions.max_idle)
             execute = Execute(bridge.spawn, deadline=config.routing.request_timeout)
             endpoint = bridge.endpoint()
             front = bridge.front(
@@ -135,7 +136,8 @@ class Gateway:
                 rules=public_rules(config),
                 metrics_path=config.metrics.path if config.metrics.enabled else None,
             )
-            faces = _Faces(self, bridge, HttpFrontend(front, bridge.draining, deadline=config.routing.request_timeout), execute)
+            mcp = HttpFrontend(front, bridge.draining, events.open, deadline=config.routing.request_timeout)
+            faces = _Faces(self, bridge, mcp, execute)
             public, management = self._servers(faces)
             await self._listen(public, management)
             bridge.watch()

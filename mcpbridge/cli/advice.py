@@ -56,6 +56,10 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "breaker_open": ("the server failed repeatedly and is left alone for a while", "mcpbridge status names the last cause"),
     "draining": ("this process is shutting down", "call again: another one, or the next, answers"),
     "session_unknown": ("the session ended, expired, or belongs to another caller", "initialize again"),
+    "event_unknown": (
+        "a legacy client came back with a Last-Event-ID of which nothing is kept: not of this session, too old, or forgotten",
+        "open the stream without Last-Event-ID; a call whose answer is lost must be made again",
+    ),
     "session_required": ("a legacy client sent no Mcp-Session-Id", "initialize first and send the id it answered with"),
     "forbidden": (
         "the token is valid, but lacks the scope, or the Host or Origin is not allowed",

@@ -162,6 +162,7 @@ class Sessions(Section, frozen=True, kw_only=True):
     ] = 300.0
     max_total: Annotated[int, Row(COUNT, "open sessions in all")] = 50_000
     max_per_principal: Annotated[int, Row(COUNT, "open sessions of one principal; above: 429")] = 100
+    event_log_max_bytes: Annotated[int, Row(size(), "per session; events kept for `Last-Event-ID`")] = 1_048_576
     seal_keys: Annotated[
         tuple[str, ...],
         Row(

@@ -208,12 +208,16 @@ class Exchange:
 
 @dataclass(slots=True, frozen=True)
 class SessionOp:
-    """What Streamable HTTP says about a session without a JSON-RPC message: open its stream (GET) or end it (DELETE).
+SessionMethod = Literal["GET", "DELETE", "BATCH"]
+
+
+    """What Streamable HTTP says about a session beside its JSON-RPC messages: open its stream (GET), end it (DELETE), or a
+    BATCH comes, which must be known to be its before it is split.
 
     It passes the same front ring as every message: one choke point for authentication, limits and audit.
     """
 
-    method: Literal["GET", "DELETE"]
+    method: SessionMethod
 
 
 Handler = Callable[[Exchange], Awaitable[Response | None]]

@@ -194,6 +194,18 @@ def classify(message: Message | list[Message], header_version: str | None = None
     return "modern"
 
 
+def check_batch(batch: list[Message], version: str | None) -> None:
+    """Whether a client of this protocol version (None: it negotiated none) may send these messages as one array.
+
+    Only 2025-03-26 has batches, and `initialize` is never part of one. Raises BridgeError("invalid_request").
+    """
+    if version not in BATCHES:
+        raise BridgeError("invalid_request", f"batches exist in protocol version {BATCHES[0]} only")
+    classify(batch)
+    if any(isinstance(item, Request) and item.method == "initialize" for item in batch):
+        raise BridgeError("invalid_request", "initialize is never part of a batch")
+
+
 def check_modern(request: Request, headers: Mapping[str, str] | None = None, supported: Sequence[str] = MODERN) -> str:
     """Check what every modern request must bring; returns its protocol version.
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from mcpbridge.core.exchange import NoReply
+from mcpbridge.core.session import Session
 from mcpbridge.errors import BridgeError
+from mcpbridge.stores.events import MemoryEvents, MemoryLog
 from mcpbridge.transports.http import session as module
-from mcpbridge.transports.http.listen import LegacyReply
-from mcpbridge.transports.http.session import GENERAL, HttpSession, position
+from mcpbridge.transports.http.legacy import LegacyReply
+from mcpbridge.transports.http.session import MAX_DONE, HttpSession
 from mcpbridge.wire import message as m
 from mcpbridge.wire.sse import SseParser
 from tests.support.scripted import client, exchange, until
@@ -20,8 +22,16 @@ from tests.support.scripted import client, exchange, until
 ASK = m.request("q", "roots/list", {"_meta": {"progressToken": "t"}})
 
 
+def opened(version: str = "2025-11-25", **limits: int) -> HttpSession:
+    record = Session("id", "principal", version)
+    return HttpSession(record, MemoryEvents(**limits).open(record))  # type: ignore[arg-type]
+
+
 class Reader:
     """A client that reads a stream (a Responder)."""
+
+    gone = False
+    started = True
 
     def __init__(self) -> None:
         self.parser = SseParser()
@@ -45,37 +55,95 @@ def numbers(reader: Reader) -> list[int]:
 
 
 async def test_a_stream_taken_up_again_has_every_event_after_the_named_one_and_no_other_streams() -> None:
-    session, reader = HttpSession(), Reader()
+    session, reader = opened(), Reader()
     other = session.open_stream()
     for number in range(5):
         session.notify(note(number))
         other.send(note(100).encode())
-    session.streams[GENERAL].take(reader, 2)  # type: ignore[arg-type]
+    await session.general.take(reader, 2)  # type: ignore[arg-type]
     session.notify(note(5))
     assert numbers(reader) == [2, 3, 4, 5]
-    assert reader.ids == ["0-3", "0-4", "0-5", "0-6"]
+    assert reader.ids == [f"{session.general.key}.{number}" for number in (3, 4, 5, 6)]
 
 
-async def test_the_log_is_bounded_in_bytes_and_forgets_the_oldest() -> None:
-    session, reader = HttpSession(max_log_bytes=1000), Reader()
+async def test_the_newest_reader_of_a_stream_is_the_only_one() -> None:
+    class Ending(Reader):
+        is_ended = False
+
+        async def end(self) -> None:
+            self.is_ended = True
+
+    session, first, second = opened(), Ending(), Ending()
+    await session.general.take(first, 0)  # type: ignore[arg-type]
+    session.notify(note(1))
+    await session.general.take(second, session.general.delivered)  # type: ignore[arg-type]
+    session.notify(note(2))
+    assert (numbers(first), numbers(second), first.is_ended) == ([1], [2], True)
+    session.general.release(first)  # type: ignore[arg-type]
+    session.notify(note(3))
+    assert numbers(second) == [2, 3]
+
+
+async def test_events_that_come_while_a_slow_log_is_read_are_neither_lost_nor_doubled_nor_out_of_order() -> None:
+    class Slow(MemoryLog):
+        reads = 0
+
+        async def after(self, stream: str, number: int) -> list[tuple[int, bytes]]:
+            found = await super().after(stream, number)
+            if self.reads < 3:
+                session.notify(note(10 + self.reads))
+            self.reads += 1
+            return found
+
+    session, reader = opened(), Reader()
+    session.log = Slow(MemoryEvents())
+    session.notify(note(1))
+    await session.general.take(reader, 0)  # type: ignore[arg-type]
+    session.notify(note(2))
+    assert numbers(reader) == [1, 10, 11, 12, 2]
+
+
+async def test_the_log_is_bounded_and_forgets_the_oldest() -> None:
+    session, reader = opened(max_bytes=5000), Reader()
     for number in range(1000):
         session.notify(note(number))
-    session.streams[GENERAL].take(reader, 0)  # type: ignore[arg-type]
+    await session.general.take(reader, 0)  # type: ignore[arg-type]
     assert numbers(reader)[-1] == 999
     assert 0 < len(reader.messages) < 20
 
 
-async def test_finished_streams_are_forgotten_after_a_while() -> None:
-    session = HttpSession()
-    for _ in range(1000):
+async def test_finished_streams_are_forgotten_after_a_while_and_those_nobody_knows_at_once() -> None:
+    session = opened()
+    keys = []
+    for number in range(MAX_DONE + 500):
         stream = session.open_stream()
+        stream.prime(0)
         stream.send(b"{}")
-        stream.is_done = True
-    assert len(session.streams) < 100
+        stream.finish()
+        keys.append(stream.key)
+        session.open_stream().finish()
+        assert number or session.find(f"{stream.key}.0") == (stream, 0)
+    assert len(set(keys)) == len(keys)
+    assert session.find(f"{keys[499]}.0") is None
+    assert session.find(f"{keys[500]}.0") is not None
+    assert (len(session._done), len(session._open)) == (MAX_DONE, 1)
+
+
+@pytest.mark.parametrize("version", ["2025-03-26", "2025-06-18"])
+async def test_clients_that_do_not_know_events_without_data_get_none(version: str) -> None:
+    assert opened(version).general.prime(0) == b""
+    assert b"retry: " in opened().general.prime(0)
+
+
+async def test_another_sessions_event_id_means_nothing() -> None:
+    one, other = opened(), opened()
+    assert one.find(f"{one.general.key}.7") == (one.general, 7)
+    assert one.find(f"{other.general.key}.0") is None
+    assert not await one.general.can_resume(7)
 
 
 async def test_an_answer_finds_its_question_and_carries_the_servers_id() -> None:
-    session = HttpSession()
+    session = opened()
     asking = asyncio.ensure_future(session.ask(ASK, NoReply()))
     await until(lambda: session._questions)
     for wrong in (99, "1", None):
@@ -94,7 +162,7 @@ async def test_progress_on_a_question_goes_back_with_the_servers_token() -> None
         def notify(self, notification: m.Notification) -> None:
             heard.append(notification)
 
-    session = HttpSession()
+    session = opened()
     asking = asyncio.ensure_future(session.ask(ASK, Upward()))
     await until(lambda: session._questions)
     assert session.progressed(m.notification("notifications/progress", {"progressToken": 1, "progress": 1}))
@@ -106,8 +174,8 @@ async def test_progress_on_a_question_goes_back_with_the_servers_token() -> None
 
 
 async def test_a_cancelled_question_is_taken_back_and_a_closed_session_fails_the_open_ones() -> None:
-    session, reader = HttpSession(), Reader()
-    session.streams[GENERAL].take(reader, -1)  # type: ignore[arg-type]
+    session, reader = opened(), Reader()
+    await session.general.take(reader, 0)  # type: ignore[arg-type]
     first = asyncio.ensure_future(session.ask(ASK, NoReply()))
     second = asyncio.ensure_future(session.ask(ASK, NoReply()))
     await until(lambda: len(session._questions) == 2)
@@ -123,7 +191,7 @@ async def test_a_cancelled_question_is_taken_back_and_a_closed_session_fails_the
 
 async def test_open_questions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_QUESTIONS", 1)
-    session = HttpSession()
+    session = opened()
     first = asyncio.ensure_future(session.ask(ASK, NoReply()))
     await until(lambda: session._questions)
     with pytest.raises(BridgeError, match="queue full"):
@@ -132,13 +200,11 @@ async def test_open_questions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     await asyncio.gather(first, return_exceptions=True)
 
 
-@pytest.mark.parametrize(("text", "place"), [("0-0", (0, 0)), ("12-345", (12, 345)), ("1", None), ("-1", None), ("a-1", None)])
-def test_only_our_own_event_ids_name_a_place(text: str, place: tuple[int, int] | None) -> None:
-    assert position(text) == place
-
-
-def test_an_absurd_event_id_names_no_place() -> None:
-    assert position("1-" + "9" * 5000) is None
+@pytest.mark.parametrize(
+    "text", ["", "0-0", "1", ".1", "a.1", "AAAAAAAAAAAA.x", "AAAAAAAAAAAA." + "9" * 5000, "AAAAAAAAAAAA.1"]
+)
+def test_a_text_that_is_no_event_id_of_ours_names_no_place(text: str) -> None:
+    assert opened().find(text) is None
 
 
 async def test_a_post_that_is_over_is_no_stream_that_anybody_hears() -> None:
@@ -151,7 +217,7 @@ async def test_a_post_that_is_over_is_no_stream_that_anybody_hears() -> None:
         async def end(self) -> None:
             self.send = None  # type: ignore[method-assign, assignment]
 
-    session = HttpSession()
+    session = opened()
     x = exchange(m.request(1, "tools/call"), None, client(back=session))  # type: ignore[arg-type]
     reply = LegacyReply(x, Post(), accepts_stream=True)  # type: ignore[arg-type]
     reply.notify(note(1))

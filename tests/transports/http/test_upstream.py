@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mcpbridge.transports.http.listen import LegacyReply
+from mcpbridge.transports.http.legacy import LegacyReply
 from mcpbridge.transports.http1.server import HttpRequest, Responder
 from mcpbridge.wire.message import Notification
 from tests.support.scripted import HELLO
