@@ -35,6 +35,7 @@ class Client:
 
     def __init__(self, pool: HttpPool) -> None:
         self._pool = pool
+        self.bridge: Bridge
         self.session: str | None = None
 
     async def post(self, message: Any, **headers: str) -> tuple[int, Any, Any]:
@@ -113,7 +114,9 @@ async def world(serve: Serve) -> AsyncIterator[Client]:
         near = await front.start("127.0.0.1", 0)
         pool = HttpPool(f"http://{near[0]}:{near[1]}")
         stack.push_async_callback(pool.close)
-        yield Client(pool)
+        client = Client(pool)
+        client.bridge = bridge
+        yield client
 
 
 def result(id: Any, value: Any) -> bytes:
