@@ -217,9 +217,8 @@ class Status:
                 self._states[backend.endpoint] = backend.state
                 said = f"{backend.endpoint} is {backend.state}" + (f": {backend.reason}" if backend.reason else "")
                 level = "warn" if backend.state == "down" else "info"
-                bridge.events.append(
-                    Event(timestamp(time.time()), level, "backend_state", said, backend.protocol, backend.server)
-                )
+                when = backend.since or timestamp(time.time())  # when it happened, not when somebody looked
+                bridge.events.append(Event(when, level, "backend_state", said, backend.protocol, backend.server))
 
 
 def _overall(
