@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from tests.support import setup
 
 #: name on the command line -> alias of the installed package
 SUITES = {"0.1.16": "conformance-0.1", "0.2": "conformance-0.2"}
+CLIENT_TIMEOUT = 60.0  # seconds for one client scenario; the suite gives the client 30
 SUITE_TIMEOUT = 240.0  # seconds for all scenarios; without a bridge they take 15-40 s here
 
 
@@ -71,12 +73,14 @@ class Outcome:
         return "\n".join(lines)
 
 
-def scenario_names(suite: str, version: str) -> list[str]:
-    """Server scenarios that a suite has for a protocol version, in its own order.
+def scenario_names(suite: str, version: str, side: str = "server") -> list[str]:
+    """Scenarios that a suite has for a protocol version and a side (``server``, ``client``), in its own order.
 
     Raises: SuiteFailed.
     """
-    listed = execute([setup.node(), setup.script(SUITES[suite]), "list", "--server", "--spec-version", version], Path.cwd(), 30)
+    listed = execute(
+        [setup.node(), setup.script(SUITES[suite]), "list", f"--{side}", "--spec-version", version], Path.cwd(), 30
+    )
     return re.findall(r"^ {2}- ([\w./-]+)", listed, re.MULTILINE)
 
 
@@ -154,6 +158,19 @@ def run(url: str, suite: str, version: str, scenario: str | None = None, *, time
     thrown = dict(re.findall(r"^Failed to run scenario ([\w./-]+): (.*)$", output, re.MULTILINE))
     absent = {n: Scenario(n, 0, 0, [thrown.get(n, "ran no check")[:400]]) for n in names if n not in found}
     return Outcome(suite, version, [found.get(name) or absent[name] for name in names])
+
+
+def run_client(command: list[str], suite: str, version: str, scenario: str) -> Scenario:
+    """Verdict of one client scenario over what ``command`` did with the suite's server, whose URL is appended to it.
+
+    Raises: SuiteFailed when the suite does not start, wrote nothing, or takes too long.
+    """
+    with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+        client = ["client", "--command", shlex.join(command), "--scenario", scenario, "--spec-version", version, "-o", folder]
+        output = execute([setup.node(), setup.script(SUITES[suite]), *client], Path(folder), CLIENT_TIMEOUT)
+        for written in Path(folder).glob("*/checks.json"):
+            return judge(scenario, json.loads(written.read_text()))
+    raise SuiteFailed(f"{scenario} wrote no results:\n" + "\n".join(output.splitlines()[-20:]))
 
 
 def main() -> int:

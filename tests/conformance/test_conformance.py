@@ -1,81 +1,40 @@
-"""The official conformance suites against the bridge in front of a dual-era server, same era on both sides.
+"""The official conformance suites: against our servers without a bridge, and through the bridge in every cell of the matrix.
 
-The suites drive servers over HTTP only, so the stdio half of the bridge is under test as the gateway's backend side (cells
-``to stdio``) and, in the full tier, as the router's frontend between two gateways (cells ``two hops``).
+The suites drive servers over HTTP only, so the stdio half of the bridge is under test as the gateway's backend side and as the
+router between two gateways.
 """
 
 from __future__ import annotations
 
-import contextlib
-import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.conformance import run
-from tests.support import counts, peers
+from tests.conformance import matrix, run
+from tests.support import counts
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(600)]
 
-#: (suite, protocol version) -> (scenarios it has, how many must pass with the bridge in front)
-REQUIRED = {
-    ("0.1.16", "2025-11-25"): (32, 31),
-    ("0.2", "2025-06-18"): (27, 26),
-    ("0.2", "2025-11-25"): (33, 32),
-    ("0.2", "2026-07-28"): (40, 38),
-}
-#: scenarios no cell may lose, where the suite has them
-NEVER_LOST = ("dns-rebinding-protection", "tools-call-elicitation", "tools-call-sampling", "server-stateless")
+#: in the short tier the long cells do not even show up
+BRIDGED = [cell for cell in matrix.bridged() if cell.is_short or counts.tier() == "t2"]
 
 
-@contextlib.contextmanager
-def to_http(dual: str) -> Iterator[str]:
-    with peers.gateway({"dual": dual}) as bridge:
-        yield bridge.url("dual")
+@pytest.mark.parametrize("cell", matrix.direct(), ids=str)
+def test_the_server_passes_the_whole_suite_without_the_bridge(cell: matrix.Cell, report: Callable[..., None]) -> None:
+    with cell.url() as url:
+        outcome = run.run(url, cell.suite, cell.version)
+    report(cell, outcome)
+    assert (len(outcome.scenarios), outcome.passed) == (matrix.SUITES[cell.suite, cell.version],) * 2, outcome.table()
 
 
-@contextlib.contextmanager
-def to_stdio(dual: str) -> Iterator[str]:
-    with peers.gateway({"dual": peers.DUAL_STDIO}) as bridge:
-        yield bridge.url("dual")
-
-
-@contextlib.contextmanager
-def two_hops(dual: str) -> Iterator[str]:
-    """Suite → gateway → router over stdio → gateway → server."""
-    with peers.gateway({"dual": dual}) as inner:
-        with peers.gateway({"dual": shlex.join(peers.router(inner.url("dual")))}) as outer:
-            yield outer.url("dual")
-
-
-CELLS = {"http to http": to_http, "http to stdio": to_stdio, "two hops": two_hops}
-
-
-@pytest.mark.parametrize(("suite", "version"), REQUIRED)
-def test_the_server_passes_the_whole_suite_without_the_bridge(
-    suite: str, version: str, baseline: Callable[[str, str], run.Outcome]
+@pytest.mark.parametrize("cell", BRIDGED, ids=str)
+def test_the_suite_loses_through_the_bridge_exactly_what_the_baseline_names(
+    cell: matrix.Cell, report: Callable[..., None]
 ) -> None:
-    outcome = baseline(suite, version)
-    assert (len(outcome.scenarios), outcome.passed) == (REQUIRED[suite, version][0],) * 2, outcome.table()
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize(("suite", "version"), REQUIRED)
-def test_the_suite_passes_through_the_bridge(
-    cell: str,
-    suite: str,
-    version: str,
-    dual_url: str,
-    baseline: Callable[[str, str], run.Outcome],
-    report: Callable[[str, run.Outcome, run.Outcome], None],
-) -> None:
-    if cell == "two hops" and counts.tier() != "t2":
-        pytest.skip("two hops belong to the full tier")
-    with CELLS[cell](dual_url) as url:
-        outcome = run.run(url, suite, version)
-    report(cell, outcome, baseline(suite, version))
-    total, required = REQUIRED[suite, version]
-    assert len(outcome.scenarios) == total
-    assert outcome.passed >= required, outcome.table()
-    lost = [scenario.name for scenario in outcome.failures if scenario.name in NEVER_LOST]
-    assert not lost, outcome.table()
+    with cell.url() as url:
+        outcome = run.run(url, cell.suite, cell.version)
+    report(cell, outcome)
+    assert len(outcome.scenarios) == matrix.SUITES[cell.suite, cell.version]
+    failed, expected = {scenario.name for scenario in outcome.failures}, matrix.expected_failures(cell)
+    assert not failed - expected, f"lost: {sorted(failed - expected)}\n{outcome.table()}"
+    assert not expected - failed, f"pass now, so take them from {matrix.BASELINE.name}: {sorted(expected - failed)}"

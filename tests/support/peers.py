@@ -306,13 +306,14 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def gateway(servers: dict[str, str | Sequence[str]], **settings: str) -> Iterator[Gateway]:
+def gateway(servers: dict[str, str | Sequence[str]], *, file: Path | None = None, **settings: str) -> Iterator[Gateway]:
     """A gateway in front of ``servers`` (name -> URL or command) for the time of the block; ports are free ones.
 
-    Raises: PeerFailed when it does not start.
+    ``file``: a configuration file with more. Raises: PeerFailed when it does not start.
     """
     port = free_port()
-    arguments = [
+    arguments = ["--config", str(file)] if file else []
+    arguments += [
         part
         for name, target in servers.items()
         for part in ("--server", f"{name}={target if isinstance(target, str) else shlex.join(target)}")
