@@ -206,11 +206,11 @@ class Exchange:
         )
 
 
-@dataclass(slots=True, frozen=True)
-class SessionOp:
 SessionMethod = Literal["GET", "DELETE", "BATCH"]
 
 
+@dataclass(slots=True, frozen=True)
+class SessionOp:
     """What Streamable HTTP says about a session beside its JSON-RPC messages: open its stream (GET), end it (DELETE), or a
     BATCH comes, which must be known to be its before it is split.
 
