@@ -101,6 +101,7 @@ class Gateway:
             max_total=config.sessions.max_total,
             max_per_principal=config.sessions.max_per_principal,
         )
+        sealer = Sealer(self._seal_keys())
         bridge = Bridge(
             "gateway",
             store,
