@@ -20,7 +20,7 @@ from typing import Any, Literal
 from mcpbridge.core.aggregate.endpoint import Endpoint, Part, Visible, announce
 from mcpbridge.core.backoff import Backoff
 from mcpbridge.core.client_session import ClientSession, ClientSessions
-from mcpbridge.core.exchange import Exchange, Handler, Policy
+from mcpbridge.core.exchange import QUESTION_WAIT, Exchange, Handler, Policy
 from mcpbridge.core.forward import forward
 from mcpbridge.core.mirror import mirror
 from mcpbridge.core.pipeline import compose
@@ -29,10 +29,12 @@ from mcpbridge.core.ports import Dial
 from mcpbridge.core.route import call_backend, open_link, route
 from mcpbridge.core.server import Backend, Eras, Isolation, Observe, Server
 from mcpbridge.core.session import SessionStore
+from mcpbridge.core.state import RequestStates, continues
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
 from mcpbridge.observe.snapshot import Event
 from mcpbridge.policies.attempt import timeout
+from mcpbridge.seal import Sealer, random_secret
 from mcpbridge.wire.message import Notification, Response
 
 _log = log("bridge")
@@ -43,7 +45,8 @@ IDLE_SHARED = 900.0  # seconds a shared conversation of a network server is kept
 
 
 class Bridge:
-    """See the module. ``start_timeout``: seconds a server may take to start and shake hands."""
+    """See the module. ``start_timeout``: seconds a server may take to start and shake hands; ``parked_ttl``: seconds a server's
+    question waits for a modern client; ``sealer`` seals what such a client carries, None for a secret of this process."""
 
     def __init__(
         self,
@@ -56,10 +59,13 @@ class Bridge:
         list_wait: float = 3.0,
         max_name: int = 48,
         observe: Observe | None = None,
+        sealer: Sealer | None = None,
+        parked_ttl: float = QUESTION_WAIT,
     ) -> None:
         self.role = role
         self.instance = uuid.uuid4().hex[:12]
         self.started = time.time()
+        self.states = RequestStates(sealer or Sealer([random_secret()]), self.instance, ttl=parked_ttl)
         self.servers: dict[str, Server] = {}
         self.sessions = ClientSessions(store)
         self.events: deque[Event] = deque(maxlen=200)
@@ -87,6 +93,8 @@ class Bridge:
         """End every session, conversation and child, then whatever task is left. Bounded by what a child needs to be killed."""
         try:
             async with asyncio.timeout(10.0):
+                if self._eras is not None:
+                    await self._eras.close()
                 await asyncio.gather(*(session.close() for session in self.sessions), return_exceptions=True)
                 pools = [backend.pool for server in self.servers.values() for backend in server.backends]
                 await asyncio.gather(*(pool.close() for pool in pools), return_exceptions=True)
@@ -140,6 +148,7 @@ class Bridge:
                 backoff=Backoff() if is_child else None,
                 idle_timeout=idle_timeout or (0.0 if is_child else IDLE_SHARED),
             )
+            backend.states = self.states
             backend.on_turn = self._turned
             backends.append(backend)
         server = self.servers[name] = Server(name, backends, namespace=namespace, isolation=isolation)
@@ -212,10 +221,10 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
 
 
 def refusing_while(draining: asyncio.Event) -> Policy:
-    """New requests are refused while the bridge drains; notifications and what is in flight go on."""
+    """New requests are refused while the bridge drains; notifications, a call's further rounds and what is in flight go on."""
 
     def policy(x: Exchange, handler: Handler) -> Awaitable[Response | None]:
-        if draining.is_set() and not isinstance(x.message, Notification):
+        if draining.is_set() and not isinstance(x.message, Notification) and not continues(x):
             raise BridgeError("draining", "this process is shutting down", sent=False)
         return handler(x)
 

@@ -31,6 +31,7 @@ FAULTS: dict[str, Fault] = {
     "method_not_found": Fault(-32601, 404, 200, False, "client", "Method not found"),
     "invalid_params": Fault(-32602, 400, 200, False, "client", "Invalid params"),
     "unknown_request_state": Fault(-32602, 400, 200, False, "client", "Unknown or expired requestState"),
+    "request_state_mismatch": Fault(-32602, 400, 200, False, "client", "requestState of another call"),
     "internal_error": Fault(-32603, 500, 500, False, "bridge", "Internal error"),
     "header_mismatch": Fault(-32020, 400, 400, False, "client", "Header mismatch"),
     "missing_capability": Fault(-32021, 400, 400, False, "client", "Missing required client capability"),
@@ -64,6 +65,7 @@ FAULTS: dict[str, Fault] = {
     "unsupported_across_eras": Fault(1021, 502, 502, False, "bridge", "not possible between these protocol versions"),
     "too_many_sessions": Fault(1022, 429, 429, True, "client", "too many sessions"),
     "secret_unavailable": Fault(1024, 502, 502, False, "bridge", "secret not available"),
+    "too_many_parked": Fault(1025, 429, 429, True, "client", "too many calls wait for answers"),
 }
 
 

@@ -109,6 +109,8 @@ class Gateway:
             max_attempts=config.routing.max_attempts,
             max_name=config.routing.max_name_length,
             observe=self._status.attempted,
+            sealer=sealer,
+            parked_ttl=config.routing.parked_ttl,
         )
         async with bridge:
             reach = self._add_servers(bridge)

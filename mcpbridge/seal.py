@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MIN_SECRET_BYTES = 32
 MAX_SEAL_CHARS = 16_384
-"""No seal of ours is longer; what a client sends beyond it is refused before any work."""
+"""No seal that holds only our own words is longer; what a client sends beyond it is refused before any work."""
 
 _VERSION = b"\x01"
 _HEAD = 5  # version and key id
@@ -61,9 +61,9 @@ class Sealer:
         body = self._cipher(0, purpose).encrypt(nonce, expiry + payload, head + purpose.encode())
         return base64.urlsafe_b64encode(head + nonce + body).rstrip(b"=").decode()
 
-    def open(self, purpose: str, token: str) -> bytes:
-        """The payload of an untouched, living seal of this purpose. Raises SealError."""
-        raw = _decode(token)
+    def open(self, purpose: str, token: str, max_chars: int = MAX_SEAL_CHARS) -> bytes:
+        """The payload of an untouched, living seal of this purpose, at most ``max_chars`` long. Raises SealError."""
+        raw = _decode(token, max_chars)
         if len(raw) < _HEAD + _NONCE + _EXPIRY + _TAG or raw[:1] != _VERSION:
             raise SealError("not a seal")
         from cryptography.exceptions import InvalidTag
@@ -116,8 +116,8 @@ def random_secret() -> bytes:
     return os.urandom(MIN_SECRET_BYTES)
 
 
-def _decode(token: str) -> bytes:
-    if len(token) > MAX_SEAL_CHARS or not token.isascii():
+def _decode(token: str, max_chars: int) -> bytes:
+    if len(token) > max_chars or not token.isascii():
         raise SealError("not a seal")
     try:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))

@@ -22,6 +22,10 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
         "the state of an answered question expired, or the process that held it is gone",
         "start the call anew",
     ),
+    "request_state_mismatch": (
+        "a requestState came back with another method or other params than the call it was given for",
+        "send the original params again, with requestState and inputResponses beside them",
+    ),
     "internal_error": ("a fault of mcpbridge itself", "look for the traceback in its log and report it"),
     "header_mismatch": (
         "HTTP headers and body name different methods, names or versions",
@@ -86,5 +90,9 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "secret_unavailable": (
         "a ${secret:NAME}, token_env or token_file could not be read",
         "the message names it and where to put it",
+    ),
+    "too_many_parked": (
+        "too many calls of the caller, or of all, wait for answers to questions of their servers",
+        "answer or cancel some; unanswered ones end after routing.parked_ttl",
     ),
 }

@@ -12,7 +12,8 @@ Source: mcp-eras sections 1.1 and 2; architecture section 6; contract cli.router
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
+from time import monotonic
 
 from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import Caller, Deadline, Era, Exchange, Handler, NoReply, Principal, Reply, view_of
@@ -21,8 +22,8 @@ from mcpbridge.core.ports import Connection
 from mcpbridge.core.server import Server
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError
-from mcpbridge.wire.message import Notification, Request, Response, result
-from mcpbridge.wire.spec import SUBSCRIPTION_ID, classify
+from mcpbridge.wire.message import Message, Notification, Request, Response, result
+from mcpbridge.wire.spec import SUBSCRIPTION_ID, check_batch, classify
 
 _NO_REPLY = NoReply()
 
@@ -47,7 +48,7 @@ class DuplexClient:
         headers: Mapping[str, str] | None = None,
         principal: Principal | None = None,
     ) -> None:
-        self.peer = Peer(connection, self, spawn, client=True, name="client")
+        self.peer = Peer(connection, self, spawn, client=True, name="client", admit=self._admit)
         self._front = front
         self._target = target
         self._spawn = spawn
@@ -153,6 +154,18 @@ class DuplexClient:
             ended.cancel()
         return result(x.request.id, {"resultType": "complete", "_meta": {SUBSCRIPTION_ID: x.request.id}})
 
+    def _admit(self, batch: list[Message]) -> Awaitable[None] | None:
+        """Whether the client may send a batch: its session's version says it, which may still be on its way."""
+        if self._session is None:
+            return self._admit_later(batch)
+        check_batch(batch, self._session.record.version)
+        return None
+
+    async def _admit_later(self, batch: list[Message]) -> None:
+        if self._initializing is not None:
+            await asyncio.wait([self._initializing])
+        check_batch(batch, self._session.record.version if self._session is not None else None)
+
     async def _answer(self, x: Exchange) -> Response:
         if (
             x.request.method == "initialize"
@@ -186,7 +199,7 @@ class DuplexClient:
 
     def _exchange(self, message: Request | Notification, era: Era, reply: Reply) -> Exchange:
         caller = Caller(self._protocol, era, self._address, self._headers, self._principal, connection=self)
-        deadline = Deadline(self._deadline, asyncio.get_running_loop().time())
+        deadline = Deadline(self._deadline, monotonic())
         session = self._session if era == "legacy" else None
         return Exchange(message, view_of(message, era), caller, reply, deadline, self._target, session)
 

@@ -185,6 +185,7 @@ class Exchange:
     started: float = field(default_factory=time.monotonic)
     cancel_reason: str | None = None
     force_protocol: str | None = None
+    is_part: bool = False  # of a client's message to several servers as one
     notes: dict[str, Any] = field(default_factory=dict)  # small facts for the access log, e.g. session id to announce
 
     @property
@@ -203,6 +204,7 @@ class Exchange:
             target,
             self.session,
             force_protocol=self.force_protocol,
+            is_part=True,
         )
 
 

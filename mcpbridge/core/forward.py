@@ -5,7 +5,7 @@ Source: architecture section 5.
 
 from __future__ import annotations
 
-import asyncio
+from time import monotonic
 
 from mcpbridge.core.exchange import Exchange, Handler
 from mcpbridge.core.server import Backend, Server
@@ -42,7 +42,7 @@ def forward(attempt: Handler, *, max_attempts: int = 2) -> Handler:
 
 
 def _may_retry(x: Exchange, error: BridgeError, sent: int, max_attempts: int) -> bool:
-    if error.fault.blames == "client" or x.deadline.remaining(asyncio.get_running_loop().time()) <= 0:
+    if error.fault.blames == "client" or x.deadline.remaining(monotonic()) <= 0:
         return False
     if not error.sent:
         return True

@@ -3,6 +3,7 @@
     modern                one conversation for everybody (a further one when calls ask for logs over a shared pipe)
     legacy, declared      a session of its own for each client that declared something, subscribed or set a log level
     legacy, undeclared    one session per principal and version, shared and multiplexed
+    legacy, leased        one to itself for a modern client's call that may be asked (core/lease)
 
 Children are capped per server; idle ones end first; overflow waits, then `server_busy`. A backend that keeps failing to start
 is not started again before its back-off is over.
@@ -15,10 +16,14 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
+from time import monotonic
 from typing import NamedTuple, Protocol
+
+from msgspec import Raw
 
 from mcpbridge.core.backoff import Backoff
 from mcpbridge.core.exchange import Deadline, Era, NoReply, Reply
+from mcpbridge.core.lease import Leases
 from mcpbridge.core.ports import Inbox, Upstream
 from mcpbridge.core.server import Backend
 from mcpbridge.core.tasks import share, wait_shared
@@ -80,6 +85,10 @@ class BackendSession:
         self.log_level: str | None = None  # as set for modern clients
         self.subscriptions: dict[str, int] = {}  # resource URI -> listens of modern clients that want it
         self.is_initialized = False  # `notifications/initialized` was sent
+        self.asker: Inbox | None = None  # the call that is asked what the server asks now; see core/lease
+        self.is_leased = False
+        self.is_tainted = False  # what its server asks may be about a call that was cut short
+        self.roots: Raw | None = None  # the result of roots/list that its client gave last
         self.cause: BaseException | None = None
         self.is_closed = False
 
@@ -99,7 +108,7 @@ class BackendSession:
             return await self.upstream.call(request, reply)
         finally:
             self.users -= 1
-            self.last_used = asyncio.get_running_loop().time()
+            self.last_used = monotonic()
 
     def notified(self, notification: Notification) -> None:
         for listener in list(self.listeners):
@@ -110,8 +119,12 @@ class BackendSession:
             return await self.owner.asked(request)
         if request.method == "ping":
             return m.result(request.id, {})
-        # Nobody who shares this session declared the capability, so the server may not ask (MCP lifecycle).
-        error = {"code": -32601, "message": f"Method not found: {request.method}: the client did not declare this capability"}
+        if self.asker is not None:
+            return await self.asker.asked(request)
+        if request.method == "roots/list" and self.roots is not None:
+            return m.result(request.id, self.roots)
+        # No call is in flight that could be asked, or nobody declared the capability (MCP lifecycle, SEP-2260).
+        error = {"code": -32601, "message": f"Method not found: {request.method}: no client can be asked now"}
         return m.error(request.id, error)
 
     def closed(self, cause: BaseException | None) -> None:
@@ -153,6 +166,7 @@ class Pool:
         self._starting = 0
         self._shared: dict[SessionKey, asyncio.Future[BackendSession]] = {}
         self._freed = asyncio.Event()
+        self.leases = Leases(self)
         self.hits = 0
         self.misses = 0
 
@@ -180,7 +194,7 @@ class Pool:
         else:
             self.hits += 1
         session = await wait_shared(future, remaining, self.still_starting())
-        session.last_used = asyncio.get_running_loop().time()
+        session.last_used = monotonic()
         return session
 
     async def own(self, key: SessionKey, initialize: Request, owner: Owner, remaining: float) -> BackendSession:
@@ -192,6 +206,16 @@ class Pool:
         except (asyncio.CancelledError, BridgeError):
             future.add_done_callback(self._discard)  # whoever wanted it is gone: it must not live on without an owner
             raise
+
+    async def another(self, key: SessionKey, initialize: Request) -> BackendSession:
+        """A further conversation for ``key``, beside the shared one. Raises as ``shared``."""
+        self.misses += 1
+        return await self._open(key, initialize, None)
+
+    def is_shared(self, session: BackendSession) -> bool:
+        """Whether it is the conversation that everybody with its key gets."""
+        future = self._shared.get(session.key)
+        return future is not None and future.done() and future.exception() is None and future.result() is session
 
     async def modern(self, remaining: float) -> BackendSession:
         """The conversation all modern calls share."""
@@ -231,22 +255,23 @@ class Pool:
     def ended(self, session: BackendSession) -> None:
         """A conversation is over: its place is free."""
         self._live.discard(session)
-        future = self._shared.get(session.key)
-        if future is not None and future.done() and future.exception() is None and future.result() is session:
+        self.leases.ended(session)
+        if self.is_shared(session):
             del self._shared[session.key]
         self._freed.set()
         if isinstance(session.cause, BridgeError):
             self._last_failure = session.cause
             if self._backoff is not None:
-                now = asyncio.get_running_loop().time()
+                now = monotonic()
                 self._not_before = now + self._backoff.crashed(now, random.random())
             self.backend.failed(session.cause)
 
     async def sweep(self) -> None:
         """End shared conversations nobody used for the idle timeout."""
+        now = monotonic()
+        await self.leases.sweep(now)
         if not self.idle_timeout:
             return
-        now = asyncio.get_running_loop().time()
         for session in [s for s in self._live if s.owner is None and s.is_idle and now - s.last_used > self.idle_timeout]:
             await session.close()
 
@@ -287,7 +312,7 @@ class Pool:
             raise
         finally:
             self._freed.set()
-        session.last_used = asyncio.get_running_loop().time()
+        session.last_used = monotonic()
         session.is_open = True
         if session.is_closed:
             raise BridgeError("server_exited", f"server {self.backend.server.name!r} ended during its handshake", sent=False)
@@ -316,7 +341,7 @@ class Pool:
             await session.upstream.notify(m.notification("notifications/initialized"))
 
     async def _take_place(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         if now < self._not_before and self._last_failure is not None:
             wait = self._not_before - now
             failure = self._last_failure
@@ -324,7 +349,7 @@ class Pool:
             raise BridgeError(failure.reason, detail, sent=False, **({"server": self.backend.server.name} | failure.data))
         ends = now + QUEUE_WAIT
         while self.size >= self.limit:
-            now = asyncio.get_running_loop().time()
+            now = monotonic()
             idle = [s for s in self._live if s.is_idle and now - s.last_used >= MIN_IDLE]
             if idle:
                 # A client that comes back finds a new conversation with its handshake and subscriptions replayed.
@@ -341,11 +366,11 @@ class Pool:
     def _failed(self, error: BridgeError) -> None:
         self._last_failure = error
         if self._backoff is not None:
-            self._not_before = asyncio.get_running_loop().time() + self._backoff.next(random.random())
+            self._not_before = monotonic() + self._backoff.next(random.random())
 
     def patience(self, deadline: Deadline) -> float:
         """Seconds a call waits for a conversation: its user hears of a silent server long before the deadline."""
-        return min(PATIENCE, deadline.remaining(asyncio.get_running_loop().time()))
+        return min(PATIENCE, deadline.remaining(monotonic()))
 
     def still_starting(self) -> str:
         """What a call is told that waited in vain for a server to start."""

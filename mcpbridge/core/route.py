@@ -12,6 +12,7 @@ from mcpbridge.core.exchange import Exchange, Handler
 from mcpbridge.core.link import Link
 from mcpbridge.core.pool import MODERN_KEY
 from mcpbridge.core.server import Backend, Server
+from mcpbridge.core.state import ROUNDS, continues
 from mcpbridge.core.tasks import share, wait_shared
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire.message import Notification, Request, Response
@@ -51,17 +52,23 @@ async def call_backend(x: Exchange) -> Response:
         assert backend.eras is not None
         return await backend.eras.call(x)
     request = x.request
+    states = backend.states
+    wraps = request.method in ROUNDS and states.wraps(x, backend)
+    if wraps and continues(x):
+        request = x.message = states.unwrapped(x)
     if request.method == "subscriptions/listen" and LOG_LEVEL in request.meta:
         # It lasts, so it would keep every other caller's logs, and its own calls, off the conversation it listens to.
         request = request.with_meta({key: raw for key, raw in request.meta.items() if key != LOG_LEVEL})
     if LOG_LEVEL not in request.meta:
         talk = await pool.modern(patience)
-        return await talk.call(request, x.reply)
-    talk = await pool.lease_logs(MODERN_KEY, None, x.caller.connection or x, patience)
-    try:
-        return await talk.call(x.request, x.reply)
-    finally:
-        pool.release_logs(talk)
+        response = await talk.call(request, x.reply)
+    else:
+        talk = await pool.lease_logs(MODERN_KEY, None, x.caller.connection or x, patience)
+        try:
+            response = await talk.call(request, x.reply)
+        finally:
+            pool.release_logs(talk)
+    return states.wrapped(x, response) if wraps else response
 
 
 async def _legacy(x: Exchange, backend: Backend, remaining: float) -> Response:

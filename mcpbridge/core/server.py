@@ -17,6 +17,7 @@ from mcpbridge.core.client_session import AnyLink, ClientSession
 from mcpbridge.core.exchange import Era, Exchange
 from mcpbridge.core.mirror import AnnotatedTools
 from mcpbridge.core.ports import Dial, Upstream
+from mcpbridge.core.state import continues, unknown
 from mcpbridge.core.tasks import Spawn, share, wait_shared
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
@@ -24,6 +25,7 @@ from mcpbridge.wire.message import Response
 
 if TYPE_CHECKING:
     from mcpbridge.core.pool import Pool
+    from mcpbridge.core.state import RequestStates
 
 State = Literal["unknown", "ok", "down"]
 Isolation = Literal["principal", "shared", "session"]
@@ -48,6 +50,9 @@ class Eras(Protocol):
 
     async def call(self, x: Exchange) -> Response:
         """A modern client's request answered by the legacy backend ``x.backend``."""
+
+    async def close(self) -> None:
+        """End what outlives a request (parked calls), while the servers can still be told. Bounded in time."""
 
 
 class Outcome:
@@ -96,6 +101,7 @@ class Backend:
         self.version: str | None = None
         self.server: Server
         self.pool: Pool
+        self.states: RequestStates
         self._active = 0
         self._observe = observe
         self._probing: asyncio.Future[None] | None = None
@@ -258,6 +264,12 @@ class Server:
                 return link.backend
         if len(self.backends) == 1 and not tried and x.force_protocol is None:
             return self.backends[0]
+        state = self.backends[0].states.peek(x) if continues(x) else None
+        if state is not None:
+            backend = next((b for b in self.backends if b.name == state.backend and b not in tried), None)
+            if backend is None:
+                raise unknown()
+            return backend
         candidates = [b for b in self.backends if b not in tried and x.force_protocol in (None, b.protocol)]
         if not candidates:
             causes = "; ".join(f"{b.name} ({b.protocol}): {b.reason or b.state}" for b in self.backends) or "it has none"
@@ -266,7 +278,7 @@ class Server:
         return min(candidates, key=lambda b: (b.state == "down", b.active))
 
     def may_retry(self, x: Exchange, tried: set[Backend]) -> bool:
-        """Whether another backend is left; a pinned conversation has none."""
-        if x.session is not None and self.name in x.session.links:
+        """Whether another backend is left; a pinned conversation and a call in its second round have none."""
+        if (x.session is not None and self.name in x.session.links) or continues(x):
             return False
         return any(b not in tried and x.force_protocol in (None, b.protocol) for b in self.backends)

@@ -3,6 +3,9 @@
     probe.py      which era does a server speak
     translate.py  one message from one dialect to the other (pure)
     servers.py    a modern client with a legacy server
+    parking.py    its calls that wait while the client answers the server's questions
+    questions.py  those questions and answers (pure)
+    standing.py   the sessions that stand for it
     clients.py    a legacy client with a modern server
 
 Source: mcp-eras sections 2 and 3; architecture section 7.
@@ -15,6 +18,7 @@ from mcpbridge.core.exchange import Era, Exchange
 from mcpbridge.core.ports import Upstream
 from mcpbridge.core.server import Backend
 from mcpbridge.era.clients import ModernLink
+from mcpbridge.era.parking import Parking
 from mcpbridge.era.probe import is_modern_only, probe
 from mcpbridge.era.servers import call
 from mcpbridge.wire.message import Response
@@ -22,6 +26,9 @@ from mcpbridge.wire.message import Response
 
 class Crossings:
     """The era room as the core sees it (``core.server.Eras``)."""
+
+    def __init__(self, parking: Parking | None = None) -> None:
+        self.parking = parking or Parking()
 
     async def probe(self, upstream: Upstream, timeout: float) -> tuple[Era, Response]:
         return await probe(upstream, timeout)
@@ -33,4 +40,7 @@ class Crossings:
         return ModernLink(session, backend)
 
     async def call(self, x: Exchange) -> Response:
-        return await call(x)
+        return await call(x, self.parking)
+
+    async def close(self) -> None:
+        await self.parking.close()

@@ -1,6 +1,7 @@
 """A modern client with a legacy server: every call by itself over a backend session that stands for its principal.
 
-Questions of the server are refused here (nothing was declared to it), so a call never hangs on one.
+A call whose client can be asked may be parked (``parking``); where nobody can be asked, a question never hangs: it is refused,
+and a call that the transport names as the asking one ends with -32021.
 
 Source: mcp-eras section 3, column "modern C x legacy S".
 """
@@ -12,23 +13,29 @@ from typing import Any
 
 from msgspec import Raw
 
-from mcpbridge.core.exchange import ANONYMOUS, Exchange, NoReply, Reply
-from mcpbridge.core.pool import BackendSession, Pool, Refused, SessionKey
+from mcpbridge.core.exchange import Exchange, NoReply
+from mcpbridge.core.pool import BackendSession, Refused
+from mcpbridge.core.state import ROUNDS, continues
+from mcpbridge.era.parking import Parking
 from mcpbridge.era.probe import is_modern_only
-from mcpbridge.era.translate import (
-    LEGACY_ONLY,
-    NEWEST_LEGACY,
-    bridge_info,
-    discover_result,
-    initialize_params,
-    to_legacy_request,
-    to_modern_response,
+from mcpbridge.era.questions import URL_NEEDED, may_be_asked, url_elicitations
+from mcpbridge.era.standing import (
+    Way,
+    initialize_of,
+    key_of,
+    patience,
+    pool_of,
+    refused_to_start,
+    server_info,
+    set_level,
+    shared_session,
 )
+from mcpbridge.era.translate import LEGACY_ONLY, discover_result, to_legacy_request, to_modern_response
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members, text
 from mcpbridge.wire.message import Notification, Request, Response
-from mcpbridge.wire.spec import CLIENT_INFO, SUBSCRIPTION_ID
+from mcpbridge.wire.spec import SUBSCRIPTION_ID
 
 _NO_REPLY = NoReply()
 _KINDS = {"toolsListChanged": "tools", "promptsListChanged": "prompts", "resourcesListChanged": "resources"}
@@ -38,7 +45,7 @@ RECONNECT = 1.0
 MAX_RECONNECT = 30.0
 
 
-async def call(x: Exchange) -> Response:
+async def call(x: Exchange, parking: Parking) -> Response:
     """Answer ``x`` from its legacy backend. Raises BridgeError."""
     method = x.request.method
     if method in LEGACY_ONLY:
@@ -48,45 +55,59 @@ async def call(x: Exchange) -> Response:
             return await _discover(x)
         if method == "subscriptions/listen":
             return await _listen(x)
+        if method in ROUNDS:
+            if continues(x):
+                return await parking.resume(x)
+            if may_be_asked(x.view.capabilities):
+                return await parking.begin(x)
         if x.view.log_level is not None:
             return await _with_logs(x, x.view.log_level)
-        return await _plain(x, await _session(x), _Silent(x.reply))
-    except Refused as refused:
-        if is_modern_only(refused.response) and x.backend is not None:
+        return await _plain(x, await shared_session(x))
+    except Refused as refusal:
+        if is_modern_only(refusal.response) and x.backend is not None:
             x.backend.speaks.clear()  # another server answers there now: the next call finds out
-        error = members(refused.response.error or b"{}")
-        detail = f"server refused to initialize: {text(error.get('message')) or 'no reason given'}"
-        raise BridgeError("backend_error", detail, sent=False, server=_server(x)) from refused
+        raise refused_to_start(_server(x), refusal) from refusal
 
 
 async def _discover(x: Exchange) -> Response:
-    talk = await _session(x)
+    talk = await shared_session(x)
     assert talk.hello is not None
     return m.result(x.request.id, discover_result(talk.hello))
 
 
-async def _plain(x: Exchange, talk: BackendSession, reply: Reply) -> Response:
+async def _plain(x: Exchange, talk: BackendSession) -> Response:
     try:
-        response = await talk.call(to_legacy_request(x.request), reply)
+        response = await _ask(x, talk)
     except BridgeError as error:
         if error.reason != "backend_session_lost":
             raise
-        talk = await _session(x)  # the server forgot the session and did not run the call
-        response = await talk.call(to_legacy_request(x.request), reply)
-    return to_modern_response(x.request.method, response, _server_info(talk))
+        talk = await shared_session(x)  # the server forgot the session and did not run the call
+        response = await _ask(x, talk)
+    if x.request.method in ROUNDS and url_elicitations(response) is not None:
+        raise BridgeError("missing_capability", "the server asks for a page to be visited", requiredCapabilities=URL_NEEDED)
+    return to_modern_response(x.request.method, response, server_info(talk))
+
+
+async def _ask(x: Exchange, talk: BackendSession) -> Response:
+    way = Way(x, talk)
+    try:
+        return await talk.call(to_legacy_request(x.request), way)
+    except asyncio.CancelledError:
+        failure = way.failure()
+        if failure is None:
+            raise
+        raise failure from None
 
 
 async def _with_logs(x: Exchange, level: str) -> Response:
     """A call that wants log messages: the session's level is set first; only this client's calls may have logs meanwhile."""
-    pool = _pool(x)
-    talk = await pool.lease_logs(_key(x), _initialize(x), x.caller.connection or x, _remaining(x))
+    pool = pool_of(x)
+    talk = await pool.lease_logs(key_of(x), initialize_of(x), x.caller.connection or x, patience(x))
     listener = _LogListener(x)
     talk.listeners.append(listener)
     try:
-        if talk.log_level != level:
-            refused = await talk.call(m.request(0, "logging/setLevel", {"level": level}), _NO_REPLY)
-            talk.log_level = level if refused.error is None else None
-        return await _plain(x, talk, x.reply)
+        await set_level(talk, level)
+        return await _plain(x, talk)
     finally:
         if listener in talk.listeners:
             talk.listeners.remove(listener)
@@ -103,7 +124,7 @@ async def _listen(x: Exchange) -> Response:
     pause = RECONNECT
     while True:
         try:
-            talk = await _session(x, _pool(x).start_timeout)
+            talk = await shared_session(x, pool_of(x).start_timeout)
             listener = _Listener(x, wanted)
             talk.users += 1
             talk.listeners.append(listener)
@@ -227,22 +248,6 @@ class _LogListener:
         return None
 
 
-class _Silent:
-    """The client's reply without log messages, which it did not ask for."""
-
-    can_ask = False
-
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
-
-    def notify(self, notification: Notification) -> None:
-        if notification.method != "notifications/message":
-            self._reply.notify(notification)
-
-    async def ask(self, request: Request) -> Response:
-        raise LookupError("a modern client is not asked")
-
-
 async def _quietly(talk: BackendSession, request: Request) -> None:
     try:
         async with asyncio.timeout(5.0):
@@ -251,32 +256,5 @@ async def _quietly(talk: BackendSession, request: Request) -> None:
         pass  # the server forgets the subscription with its session
 
 
-async def _session(x: Exchange, remaining: float | None = None) -> BackendSession:
-    return await _pool(x).shared(_key(x), _initialize(x), _remaining(x) if remaining is None else remaining)
-
-
-def _pool(x: Exchange) -> Pool:
-    assert x.backend is not None
-    return x.backend.pool
-
-
-def _key(x: Exchange) -> SessionKey:
-    assert x.backend is not None
-    principal = "" if x.backend.server.isolation == "shared" else (x.caller.principal or ANONYMOUS).key
-    return SessionKey("legacy", principal, NEWEST_LEGACY, "modern")
-
-
-def _initialize(x: Exchange) -> Request:
-    return m.request(0, "initialize", initialize_params({}, x.request.meta.get(CLIENT_INFO) or bridge_info()))
-
-
-def _remaining(x: Exchange) -> float:
-    return _pool(x).patience(x.deadline)
-
-
 def _server(x: Exchange) -> str:
     return x.backend.server.name if x.backend is not None else ""
-
-
-def _server_info(talk: BackendSession) -> Raw | None:
-    return members(talk.hello.result).get("serverInfo") if talk.hello is not None and talk.hello.result is not None else None

@@ -31,6 +31,7 @@ NEWEST_LEGACY = LEGACY[-1]
 LEGACY_ONLY = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 MODERN_ONLY = frozenset({"server/discover", "subscriptions/listen"})
 _RESERVED = frozenset({PROTOCOL_VERSION, CLIENT_INFO, CLIENT_CAPABILITIES, LOG_LEVEL})
+_ROUND = frozenset({"inputResponses", "requestState"})
 _COMPLETE = Raw(b'"complete"')
 _members = partial(members, reason="bad_answer")  # of what a server said
 
@@ -49,7 +50,9 @@ def initialize_params(capabilities: Mapping[str, Any], client_info: Any) -> dict
 
 
 def to_legacy_request(request: Request) -> Request:
-    """Without the reserved ``_meta`` members; everything else as it was."""
+    """Without the reserved ``_meta`` members and what belongs to further rounds; everything else as it was."""
+    if request.params is not None and not _ROUND.isdisjoint(request.params):
+        request = request.with_params({name: raw for name, raw in request.params.items() if name not in _ROUND})
     return request.with_meta({key: raw for key, raw in request.meta.items() if key not in _RESERVED})
 
 

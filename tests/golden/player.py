@@ -2,9 +2,11 @@
 
     C> {...}   the client sends            >S {...}   the server must receive
     S> {...}   the server sends            >C {...}   the client must receive
-    # ...      a comment                   = now      the bridge closes (no line)
+    # ...      a comment
 
-Lines run in order. A received message must equal its line as JSON, member for member; `"@..."` values match any text.
+Lines run in order. A received message must equal its line as JSON, member for member; `"@"` matches any text. `"@name"` does
+too and remembers it: a line that is sent says it again under this name. `= @name JSON` gives a name to any value.
+`--` begins a further conversation with the server; `--2` goes on with the second one.
 """
 
 from __future__ import annotations
@@ -107,7 +109,9 @@ def start_world(bridge: Bridge, names: list[str], *, single: bool) -> World:
     for name in names:
         bridge.add(name, [("stdio", name, dialer(name))])
     numbers = iter(range(1, 1000))
-    front = bridge.front([anonymous(), sessions(bridge.sessions, lambda _record: f"s{next(numbers)}"), validate()], bridge.endpoint())
+    front = bridge.front(
+        [anonymous(), sessions(bridge.sessions, lambda _record: f"s{next(numbers)}"), validate()], bridge.endpoint()
+    )
     target = bridge.servers[names[0]] if single else tuple(bridge.servers.values())
     client = Pipe()
     DuplexClient(client, front, target, bridge.spawn, protocol="stdio", deadline=WAIT).start()
@@ -118,15 +122,32 @@ def new_bridge(eras: Eras | None, **options: Any) -> Bridge:
     return Bridge("router", MemoryStore(), eras, start_timeout=WAIT, **options)
 
 
-def same(expected: Any, found: Any) -> bool:
-    """JSON equality in which an expected text that begins with "@" matches any text."""
+def same(expected: Any, found: Any, names: dict[str, str]) -> bool:
+    """JSON equality in which an expected text that begins with "@" matches any text; ``names`` gets its JSON if it has a name."""
     if isinstance(expected, str) and expected.startswith("@"):
+        if isinstance(found, str) and expected != "@":
+            names[expected] = json.dumps(found)
         return isinstance(found, str)
     if isinstance(expected, dict):
-        return isinstance(found, dict) and expected.keys() == found.keys() and all(same(expected[k], found[k]) for k in expected)
+        return (
+            isinstance(found, dict)
+            and expected.keys() == found.keys()
+            and all(same(expected[k], found[k], names) for k in expected)
+        )
     if isinstance(expected, list):
-        return isinstance(found, list) and len(expected) == len(found) and all(map(same, expected, found))
+        return (
+            isinstance(found, list)
+            and len(expected) == len(found)
+            and all(same(e, f, names) for e, f in zip(expected, found, strict=True))
+        )
     return type(expected) is type(found) and bool(expected == found)
+
+
+def said(text: str, names: dict[str, str]) -> str:
+    """A line that is sent, with what its names stand for."""
+    for name, value in names.items():
+        text = text.replace(json.dumps(name), value)
+    return text
 
 
 async def play(path: Path, eras: Eras | None) -> None:
@@ -134,6 +155,7 @@ async def play(path: Path, eras: Eras | None) -> None:
     async with new_bridge(eras) as bridge:
         world = start_world(bridge, ["server"], single=True)
         conversation = 0
+        names: dict[str, str] = {}
         for number, line in enumerate(path.read_text().splitlines(), 1):
             arrow, _, text = line.strip().partition(" ")
             place = f"{path.name}:{number}"
@@ -141,16 +163,24 @@ async def play(path: Path, eras: Eras | None) -> None:
                 continue
             if arrow == "--":  # the bridge opens a further conversation with the server
                 conversation += 1
+            elif arrow == "=":
+                name, _, value = text.partition(" ")
+                names[name] = value
+            elif arrow.startswith("--"):
+                conversation = int(arrow[2:]) - 1
             elif arrow == "C>":
-                world.client.feed(text.encode())
+                world.client.feed(said(text, names).encode())
             elif arrow == "S>":
-                (await world.server("server", conversation)).feed(text.encode())
+                (await world.server("server", conversation)).feed(said(text, names).encode())
             else:
                 pipe = world.client if arrow == ">C" else await world.server("server", conversation)
                 try:
                     found = await receive(pipe)
                 except TimeoutError:
-                    raise AssertionError(f"{place}: nothing came; expected {text}") from None
-                assert same(json.loads(text), found), f"{place}:\nexpected {text}\nfound    {json.dumps(found)}"
+                    told = [] if world.client.received.empty() else [world.client.received.get_nowait()]
+                    raise AssertionError(f"{place}: nothing came; expected {text}; the client was told {told}") from None
+                assert same(json.loads(text), found, names), f"{place}:\nexpected {text}\nfound    {json.dumps(found)}"
         for name, pipe in (("client", world.client), ("server", (await world.server("server", conversation)))):
-            assert pipe.received.empty(), f"{path.name}: the {name} got more than the transcript says: {pipe.received.get_nowait()!r}"
+            assert pipe.received.empty(), (
+                f"{path.name}: the {name} got more than the transcript says: {pipe.received.get_nowait()!r}"
+            )

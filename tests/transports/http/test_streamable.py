@@ -357,12 +357,13 @@ async def test_a_modern_client_reaches_a_legacy_server_whose_refusal_of_the_prob
         assert (status, body["result"]["ok"], body["result"]["resultType"]) == (200, True, "complete")
 
 
-async def test_a_question_to_a_modern_client_is_refused_and_does_not_hang() -> None:
+async def test_a_question_that_a_modern_client_cannot_be_given_is_refused_and_ends_the_call() -> None:
     server = LegacyServer()
     async with world(server) as client:
         status, _, body = await client.modern(1, "tools/call", {"name": "ask"})
-        assert status == 200
-        assert body["result"]["said"]["error"]["code"] == -32601
+        assert status == 400
+        assert body["error"]["code"] == -32021
+        assert body["error"]["data"]["requiredCapabilities"] == {"elicitation": {}}
 
 
 async def test_a_session_of_another_protocol_version_header_is_refused() -> None:

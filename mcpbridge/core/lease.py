@@ -1,0 +1,149 @@
+"""Leases: legacy conversations that one call has to itself while it is in flight, because its server may ask in them.
+
+    take   the shared conversation of the key when nobody asks in it, else a spare one, else a new one
+    give   back to whoever waits, or to the spares; one whose call was cut short is never leased again
+
+Calls that cannot be asked go on using the shared conversation meanwhile: a server asks on behalf of the call that may be.
+A server that was told to cancel may still ask about the old call, so its conversation must not serve another one.
+
+Source: architecture section 6.5; shared decision 14.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from mcpbridge.core.ports import Inbox
+from mcpbridge.core.tasks import share
+from mcpbridge.errors import BridgeError
+from mcpbridge.wire.message import Request
+
+if TYPE_CHECKING:
+    from mcpbridge.core.pool import BackendSession, Pool, SessionKey
+
+SPARE = 300.0  # seconds a spare conversation is kept without use
+
+
+class Leases:
+    """The leased conversations of one pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._spares: dict[SessionKey, list[BackendSession]] = {}
+        self._waiting: dict[SessionKey, deque[asyncio.Future[BackendSession]]] = {}
+
+    async def take(self, key: SessionKey, initialize: Request, asker: Inbox, remaining: float, *, logs: bool) -> BackendSession:
+        """A conversation whose questions go to ``asker`` until ``give_back``. ``logs``: its log messages must be its own too.
+
+        Raises as ``Pool.shared``.
+        """
+        shared = await self._pool.shared(key, initialize, remaining)
+        if not (shared.is_leased or shared.is_tainted) and (
+            not logs or shared.upstream.names_request or shared.log_owner is None
+        ):
+            _lease(shared)
+        else:
+            shared = await self._spare(key, initialize, remaining)
+        shared.asker = asker
+        if logs:
+            shared.log_owner = asker
+            shared.log_calls += 1
+        return shared
+
+    def give_back(self, session: BackendSession, *, is_clean: bool) -> None:
+        """The call is over. ``is_clean``: it ended by the server's answer."""
+        if session.log_owner is session.asker and session.log_owner is not None:
+            self._pool.release_logs(session)
+        session.asker = None
+        session.is_tainted = session.is_tainted or not is_clean
+        session.users -= 1
+        session.is_leased = False
+        session.last_used = asyncio.get_running_loop().time()
+        if session.is_closed:
+            return
+        if not session.is_tainted:
+            self._offer(session)
+        elif not self._pool.is_shared(session):
+            self._pool.backend.spawn(session.close())
+
+    def ended(self, session: BackendSession) -> None:
+        """A conversation is over: it is no spare any more."""
+        spares = self._spares.get(session.key)
+        if spares is not None and session in spares:
+            spares.remove(session)
+            if not spares:
+                del self._spares[session.key]
+
+    async def sweep(self, now: float) -> None:
+        """End the spares that nobody used for a while."""
+        old = [s for spares in self._spares.values() for s in spares if now - s.last_used > SPARE]
+        for session in old:
+            if not session.is_leased:
+                await session.close()
+
+    async def _spare(self, key: SessionKey, initialize: Request, remaining: float) -> BackendSession:
+        spares = self._spares.get(key)
+        if spares:
+            session = spares.pop()
+            if not spares:
+                del self._spares[key]
+            _lease(session)
+            return session
+        waiting = self._waiting.setdefault(key, deque())
+        mine: asyncio.Future[BackendSession] = asyncio.get_running_loop().create_future()
+        waiting.append(mine)
+        opening = share(self._pool.backend.spawn, self._pool.another(key, initialize))
+        opening.add_done_callback(lambda done: self._opened(key, done))
+        try:
+            async with asyncio.timeout(remaining):
+                return await asyncio.shield(mine)
+        except TimeoutError:
+            self._unwait(mine)
+            raise BridgeError("timeout", self._pool.still_starting(), sent=False) from None
+        except asyncio.CancelledError:
+            self._unwait(mine)
+            raise
+        finally:
+            if mine in waiting:
+                waiting.remove(mine)
+            if not waiting and self._waiting.get(key) is waiting:
+                del self._waiting[key]
+
+    def _unwait(self, mine: asyncio.Future[BackendSession]) -> None:
+        """Whoever waited is gone: what it was given meanwhile goes to the next."""
+        if not mine.done():
+            mine.cancel()
+        elif mine.exception() is None:
+            self.give_back(mine.result(), is_clean=True)
+
+    def _opened(self, key: SessionKey, done: asyncio.Future[BackendSession]) -> None:
+        error = done.exception()
+        if error is None:
+            self._offer(done.result())
+            return
+        mine = self._next(key)
+        if mine is not None:
+            mine.set_exception(error)
+
+    def _offer(self, session: BackendSession) -> None:
+        mine = self._next(session.key)
+        if mine is not None:
+            _lease(session)
+            mine.set_result(session)
+        elif not self._pool.is_shared(session):
+            self._spares.setdefault(session.key, []).append(session)
+
+    def _next(self, key: SessionKey) -> asyncio.Future[BackendSession] | None:
+        waiting = self._waiting.get(key)
+        while waiting:
+            mine = waiting.popleft()
+            if not mine.done():
+                return mine
+        return None
+
+
+def _lease(session: BackendSession) -> None:
+    session.is_leased = True
+    session.users += 1
