@@ -24,6 +24,8 @@ async def legacy_server(request: HttpRequest, responder: Responder, message: Any
         await responder.respond(405 if request.method == "GET" else 200)
     elif method == "initialize":
         await responder.respond(200, [*JSON, SESSION], result(message["id"], HELLO))
+    elif method == "server/discover":
+        await responder.respond(400, JSON, b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"no session"}}')
     elif "id" not in message:
         await responder.respond(202)
     else:
@@ -160,3 +162,110 @@ async def test_a_notification_that_a_server_never_takes_does_not_hold_the_client
             call = both.create_task(client.post({"id": 1, "method": "tools/call", "params": {"name": "t"}}))
         assert note.result()[0] == status
         assert call.result()[2]["result"] == {"content": []}
+
+
+@pytest.mark.parametrize("id", ["é", "two words", "x" * 5000, "\x7f"], ids=["latin", "space inside", "long", "control"])
+async def test_a_session_id_that_is_none_is_the_servers_fault(id: str) -> None:
+    async def serve(request: HttpRequest, responder: Responder, message: Any) -> None:
+        if message.get("method") == "initialize":
+            await responder.respond(200, [*JSON, ("mcp-session-id", id)], result(message["id"], HELLO))
+        else:
+            await legacy_server(request, responder, message)
+
+    async with world(serve) as client:
+        _status, _headers, answer = await client.initialize()
+        assert answer["error"]["data"]["reason"] in ("bad_answer", "backend_error")
+        assert client.session is None
+
+
+@pytest.mark.parametrize("hello", ["[1]", '"hello"', '{"protocolVersion":"a","protocolVersion":"b"}', "7"])
+async def test_an_initialize_result_that_is_no_object_is_the_servers_fault(hello: str) -> None:
+    async def serve(request: HttpRequest, responder: Responder, message: Any) -> None:
+        if message.get("method") == "initialize":
+            answer = f'{{"jsonrpc":"2.0","id":{message["id"]},"result":{hello}}}'.encode()
+            await responder.respond(200, [*JSON, SESSION], answer)
+        else:
+            await legacy_server(request, responder, message)
+
+    async with world(serve) as client:
+        _status, _headers, answer = await client.initialize()
+        assert answer["error"]["data"]["reason"] == "bad_answer"
+
+
+async def test_a_flood_of_questions_is_read_no_faster_than_they_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcpbridge.transports.http.upstream.MAX_QUESTIONS", 5)
+    open_, most, answered = 0, 0, 0
+
+    async def serve(request: HttpRequest, responder: Responder, message: Any) -> None:
+        nonlocal open_, most, answered
+        if message.get("method") == "tools/call":
+            await responder.start(200, SSE)
+            for number in range(200):
+                responder.send(event({"jsonrpc": "2.0", "id": number, "method": "ping"}))
+            responder.send(event({"jsonrpc": "2.0", "id": message["id"], "result": {"content": []}}))
+            await responder.end()
+        elif "method" not in message and request.method == "POST":
+            open_ += 1
+            most = max(most, open_)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            open_ -= 1
+            answered += 1
+            await responder.respond(202)
+        else:
+            await legacy_server(request, responder, message)
+
+    async with world(serve) as client:
+        _status, _headers, answer = await client.modern(1, "tools/call", {"name": "t"})  # it is not asked: the bridge answers
+        assert answer["result"]["content"] == []
+        assert answered >= 195
+        assert 1 < most <= 5
+
+
+@pytest.mark.parametrize("token", [r'"\ud800"', "1e400", "[[1]]", "true", "-1", "1" * 5000], ids=lambda token: token[:8])
+async def test_progress_with_an_absurd_token_does_not_end_the_stream_it_came_on(token: str) -> None:
+    told = asyncio.Event()
+    absurd = f'{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":1}}}}'
+
+    async def serve(request: HttpRequest, responder: Responder, message: Any) -> None:
+        if request.method == "GET":
+            await responder.start(200, SSE)
+            responder.send(b"data: " + absurd.encode() + b"\n\n")
+            responder.send(event({"jsonrpc": "2.0", "id": "after", "method": "ping"}))
+            await told.wait()
+            await responder.end()
+        elif message.get("id") == "after":
+            told.set()
+            await responder.respond(202)
+        else:
+            await legacy_server(request, responder, message)
+
+    async with world(serve) as client:
+        await client.initialize()
+        async with asyncio.timeout(5):
+            await told.wait()
+
+
+async def test_calls_that_are_asked_find_a_connection_for_the_answer_when_calls_hold_all() -> None:
+    """With as many calls as connections, each waiting for the answer to its question, nobody may wait for the other."""
+    answered: dict[str, asyncio.Event] = {}
+
+    async def serve(request: HttpRequest, responder: Responder, message: Any) -> None:
+        if message.get("method") == "tools/call":
+            name = f"q{message['id']}"
+            answered[name] = asyncio.Event()
+            await responder.start(200, SSE)
+            responder.send(event({"jsonrpc": "2.0", "id": name, "method": "ping"}))
+            await answered[name].wait()
+            responder.send(event({"jsonrpc": "2.0", "id": message["id"], "result": {"content": []}}))
+            await responder.end()
+        elif str(message.get("id")) in answered:
+            answered[message["id"]].set()
+            await responder.respond(202)
+        else:
+            await legacy_server(request, responder, message)
+
+    async with world(serve, connections=3) as client:
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            calls = [group.create_task(client.modern(n, "tools/call", {"name": "t"})) for n in range(1, 10)]
+        assert [call.result()[2]["result"]["content"] for call in calls] == [[]] * 9

@@ -92,8 +92,11 @@ class Client:
 
 
 @asynccontextmanager
-async def world(serve: Serve) -> AsyncIterator[Client]:
-    """A client in front of the bridge in front of an HTTP server that runs ``serve`` for every request."""
+async def world(serve: Serve, *, connections: int = 100) -> AsyncIterator[Client]:
+    """A client in front of the bridge in front of an HTTP server that runs ``serve`` for every request.
+
+    ``connections``: how many the bridge uses for calls.
+    """
 
     async def backend(request: HttpRequest, responder: Responder) -> None:
         await serve(request, responder, json.loads(request.body) if request.body else {})
@@ -102,7 +105,7 @@ async def world(serve: Serve) -> AsyncIterator[Client]:
         server = HttpServer(backend)
         stack.push_async_callback(server.close)
         host, port = await server.start("127.0.0.1", 0)
-        upstream = HttpPool(f"http://{host}:{port}")
+        upstream = HttpPool(f"http://{host}:{port}", max_size=connections)
         stack.push_async_callback(upstream.close)
         bridge = await stack.enter_async_context(Bridge("gateway", MemoryStore(), Crossings()))
         target = bridge.add("s", [("http", "s", dial("s", bridge.spawn, upstream, f"http://{host}:{port}/mcp"))])
