@@ -5,22 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from mcpbridge.bridge import Bridge
-from mcpbridge.era import Crossings
-from mcpbridge.policies.sessions import sessions
-from mcpbridge.policies.validate import validate
-from mcpbridge.stores.memory import MemoryStore
-from mcpbridge.transports.http.dial import dial
-from mcpbridge.transports.http.listen import HttpFrontend
-from mcpbridge.transports.http1.pool import HttpPool
-from mcpbridge.transports.http1.server import HttpServer
-from tests.golden.player import anonymous
-from tests.transports.http.test_streamable import DISCOVER, Client, result
+from tests.transports.http.test_streamable import DISCOVER, Client, in_front_of, result
 
 pytestmark = pytest.mark.security
 
@@ -73,22 +63,10 @@ class Liar:
 
 @asynccontextmanager
 async def behind_a_bridge(liar: Liar, *, deadline: float = 5.0) -> AsyncIterator[Client]:
-    async with asyncio.timeout(20), AsyncExitStack() as stack:
-        server = await asyncio.start_server(liar.accept, "127.0.0.1", 0)
-        stack.callback(server.close)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        upstream = HttpPool(url)
-        stack.push_async_callback(upstream.close)
-        bridge = await stack.enter_async_context(Bridge("gateway", MemoryStore(), Crossings()))
-        target = bridge.add("s", [("http", "s", dial("s", bridge.spawn, upstream, f"{url}/mcp", max_response=LIMIT))])
-        ring = [anonymous(), sessions(bridge.sessions, lambda _record: "id1"), validate()]
-        frontend = HttpFrontend(bridge.front(ring, bridge.endpoint()), bridge.draining, deadline=deadline)
-        front = HttpServer(lambda request, responder: frontend.handle(request, responder, target))
-        stack.push_async_callback(front.close)
-        near = await front.start("127.0.0.1", 0)
-        pool = HttpPool(f"http://{near[0]}:{near[1]}")
-        stack.push_async_callback(pool.close)
-        yield Client(pool)
+    server = await asyncio.start_server(liar.accept, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, in_front_of(url, deadline=deadline, max_response=LIMIT) as client:
+        yield client
 
 
 def says(*pieces: bytes, ends: bool = False) -> Lie:

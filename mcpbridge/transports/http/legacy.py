@@ -50,7 +50,7 @@ async def answer_post(x: Exchange, request: HttpRequest, responder: Responder, a
         await responder.respond(202)
     else:
         headers = [*JSON, *extra(x)]
-        if x.message.method == "initialize" and x.session is not None and response.result is not None:  # type: ignore[union-attr]
+        if x.view.method == "initialize" and x.session is not None and response.result is not None:
             headers.append(("mcp-session-id", x.session.record.id))
         await responder.respond(status, headers, response.encode())
 

@@ -101,17 +101,28 @@ async def world(serve: Serve, *, connections: int = 100) -> AsyncIterator[Client
     async def backend(request: HttpRequest, responder: Responder) -> None:
         await serve(request, responder, json.loads(request.body) if request.body else {})
 
-    async with asyncio.timeout(20), AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
         server = HttpServer(backend)
         stack.push_async_callback(server.close)
         host, port = await server.start("127.0.0.1", 0)
-        upstream = HttpPool(f"http://{host}:{port}", max_size=connections)
+        yield await stack.enter_async_context(in_front_of(f"http://{host}:{port}", connections=connections))
+
+
+@asynccontextmanager
+async def in_front_of(
+    url: str, *, connections: int = 100, deadline: float = 5, max_response: int = 10_485_760
+) -> AsyncIterator[Client]:
+    """A client in front of the bridge in front of whatever listens at this origin."""
+    async with asyncio.timeout(20), AsyncExitStack() as stack:
+        upstream = HttpPool(url, max_size=connections)
         stack.push_async_callback(upstream.close)
         bridge = await stack.enter_async_context(Bridge("gateway", MemoryStore(), Crossings()))
-        target = bridge.add("s", [("http", "s", dial("s", bridge.spawn, upstream, f"http://{host}:{port}/mcp"))])
+        reach = dial("s", bridge.spawn, upstream, f"{url}/mcp", max_response=max_response)
+        target = bridge.add("s", [("http", "s", reach)])
         numbers = iter(range(1, 1000))
         ring = [anonymous(), sessions(bridge.sessions, lambda _record: f"id{next(numbers)}"), validate()]
-        frontend = HttpFrontend(bridge.front(ring, bridge.endpoint()), bridge.draining, MemoryEvents().open, deadline=5)
+        front_ring = bridge.front(ring, bridge.endpoint())
+        frontend = HttpFrontend(front_ring, bridge.draining, MemoryEvents().open, deadline=deadline)
         front = HttpServer(lambda request, responder: frontend.handle(request, responder, target))
         stack.push_async_callback(front.close)
         near = await front.start("127.0.0.1", 0)
