@@ -12,11 +12,13 @@ Source: JSON-RPC 2.0; MCP cancellation and progress; architecture sections 4 and
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from mcpbridge.core.batch import Batch, Slot
 from mcpbridge.core.exchange import NoReply, Reply
 from mcpbridge.core.ports import Connection, Inbox
 from mcpbridge.core.tasks import Spawn
@@ -83,12 +85,24 @@ class Peer:
 
     names_request = False
 
-    def __init__(self, connection: Connection, inbox: Inbox, spawn: Spawn, *, client: bool, name: str = "") -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        inbox: Inbox,
+        spawn: Spawn,
+        *,
+        client: bool,
+        name: str = "",
+        admit: Callable[[list[Message]], Awaitable[None] | None] | None = None,
+    ) -> None:
+        """``admit`` says whether a client may send a batch, by raising BridgeError: at once (None) or when it can tell."""
         self._connection = connection
         self._inbox = inbox
         self._spawn = spawn
         self._client = client
         self._name = name
+        self._admit = admit
+        self._admitting = 0
         self._calls: dict[int, Call] = {}
         self._tasks: dict[RequestId, asyncio.Task[None]] = {}
         self._last_id = 0
@@ -161,15 +175,48 @@ class Peer:
         except BridgeError as error:
             self._on_garbage(raw, error)
             return
-        if isinstance(parsed, list):
-            self._on_garbage(raw, BridgeError("invalid_request", "batches are not supported by this protocol version"))
-            return
         try:
-            self._on_parsed(parsed)
+            if isinstance(parsed, list):
+                self._on_batch(parsed)
+            else:
+                self._on_parsed(parsed)
         except Exception as error:  # in the transport's callback: what else came with these bytes must not be lost  # noqa: BLE001 - answered and logged; a request task never raises
             _log.error("message could not be taken", server=self._name, error=repr(error), exc_info=True)
 
-    def _on_parsed(self, message: Message) -> None:
+    def _on_batch(self, batch: list[Message]) -> None:
+        """A server's batch is split whatever its version, as some send them; a client's only when it may send one."""
+        try:
+            if self._client and self._admit is None:
+                raise BridgeError("invalid_request", "batches are not supported here")
+            waiting = self._admit(batch) if self._admit is not None else None
+        except BridgeError as error:
+            self._try_send(m.error(None, to_wire(error)).encode())
+            return
+        if waiting is None:
+            self._split(batch)
+        else:
+            self._admitting += 1
+            self.idle.clear()
+            self._spawn(self._split_later(waiting, batch)).add_done_callback(self._admitted)
+
+    def _split(self, batch: list[Message]) -> None:
+        answers = Batch(self._try_send)
+        for message in batch:
+            self._on_parsed(message, answers.slot() if isinstance(message, Request) else None)
+        answers.close()
+
+    async def _split_later(self, waiting: Awaitable[None], batch: list[Message]) -> None:
+        try:
+            await waiting
+            self._split(batch)
+        except BridgeError as error:
+            self._try_send(m.error(None, to_wire(error)).encode())
+
+    def _admitted(self, _task: asyncio.Task[None]) -> None:
+        self._admitting -= 1
+        self._rest()
+
+    def _on_parsed(self, message: Message, slot: Slot | None = None) -> None:
         if isinstance(message, Response):
             call = self._calls.get(message.id) if isinstance(message.id, int) else None
             if call is not None and not call.answer.done():
@@ -177,17 +224,19 @@ class Peer:
             else:
                 _log.debug("late or unknown answer dropped", server=self._name, rpc_id=str(message.id))
         elif isinstance(message, Request):
+            refusal: BridgeError | None = None
             if message.id in self._tasks:
                 refusal = BridgeError("invalid_request", "a request with this id is still in flight")
-                self._try_send(m.error(message.id, to_wire(refusal)).encode())
-                return
-            if len(self._tasks) >= MAX_SERVED:
+            elif len(self._tasks) >= MAX_SERVED:
                 refusal = BridgeError("queue_full", f"{MAX_SERVED} requests are in flight already")
-                self._try_send(m.error(message.id, to_wire(refusal)).encode())
+            if refusal is not None:
+                self._say(m.error(message.id, to_wire(refusal)).encode(), slot)
+                if slot is not None:
+                    slot.done()
                 return
             self.idle.clear()
-            task = self._tasks[message.id] = self._spawn(self._serve(message))
-            task.add_done_callback(lambda _task: self._served(message.id))  # also when it is cancelled before it began
+            task = self._tasks[message.id] = self._spawn(self._serve(message, slot))
+            task.add_done_callback(lambda _task: self._served(message.id, slot))  # also when it is cancelled before it began
         else:
             self._on_notification(message)
 
@@ -218,25 +267,33 @@ class Peer:
             return next((call for call in self._calls.values() if LOG_LEVEL in call.request.meta), None)
         return None
 
-    async def _serve(self, request: Request) -> None:
+    async def _serve(self, request: Request, slot: Slot | None = None) -> None:
         try:
             response = await self._inbox.asked(request)
-            if not self._is_closed:
-                self._send((response if response.id == request.id else response.with_id(request.id)).encode())
+            encoded = (response if response.id == request.id else response.with_id(request.id)).encode()
+            if slot is not None:
+                slot.put(encoded)
+            elif not self._is_closed:
+                self._send(encoded)
                 await self._connection.drain()
         except asyncio.CancelledError:
             pass  # cancelled by the other side: nothing more may be said about this request (MCP cancellation)
         except BridgeError as error:
-            self._try_send(m.error(request.id, to_wire(error)).encode())
+            self._say(m.error(request.id, to_wire(error)).encode(), slot)
         except ConnectionError:
             pass  # the other side is gone; on_close tells everyone
         except Exception as error:  # noqa: BLE001 - answered and logged; a request task never raises
             _log.error("request failed inside the bridge", error=repr(error), method=request.method, exc_info=True)
-            self._try_send(m.error(request.id, to_wire(BridgeError("internal_error"))).encode())
+            self._say(m.error(request.id, to_wire(BridgeError("internal_error"))).encode(), slot)
 
-    def _served(self, id: RequestId) -> None:
+    def _served(self, id: RequestId, slot: Slot | None) -> None:
         del self._tasks[id]
-        if not self._tasks:
+        if slot is not None:
+            slot.done()
+        self._rest()
+
+    def _rest(self) -> None:
+        if not self._tasks and not self._admitting:
             self.idle.set()
 
     def _on_garbage(self, raw: bytes, error: BridgeError) -> None:
@@ -279,6 +336,13 @@ class Peer:
             self._connection.send(data)
         except ConnectionError as error:
             raise BridgeError("stream_closed", str(error), sent=False) from error
+
+    def _say(self, answer: bytes, slot: Slot | None) -> None:
+        """An answer goes to its batch, or at once."""
+        if slot is not None:
+            slot.put(answer)
+        else:
+            self._try_send(answer)
 
     def _try_send(self, data: bytes) -> None:
         try:

@@ -154,7 +154,11 @@ class HttpUpstream:
             if response.status == 200 and kind == "text/event-stream":
                 answer = await self._from_stream(response, sent.id, request, reply)
             else:
-                answer = self._from_body(response, kind, await response.read(), sent.id)
+                body = await response.read()
+                if body.lstrip(b" \t\r\n")[:1] == b"[" and self._era == "legacy" and response.status == 200:
+                    answer = await self._from_batch(body, sent.id, request, reply)
+                else:
+                    answer = self._from_body(response, kind, body, sent.id)
         if request.method == "initialize" and answer.result is not None:
             version = text(members(answer.result, "bad_answer").get("protocolVersion"))
             self._version = version if version is not None and _VERSION(version) else None
@@ -190,6 +194,22 @@ class HttpUpstream:
         if status == 200:
             raise BridgeError("bad_answer", f"content type {kind or 'missing'!r}", server=self._name)
         raise BridgeError("backend_error", f"server {self._name!r} answered HTTP {status}", server=self._name, status=status)
+
+    async def _from_batch(self, body: bytes, upstream_id: RequestId, request: Request, reply: Reply) -> Response:
+        """The answer in an array (2025-03-26), and everything before it in its order."""
+        try:
+            batch = parse(body, client=False)
+        except BridgeError as error:
+            raise BridgeError("bad_answer", str(error), server=self._name) from error
+        answer: Response | None = None
+        for message in batch if isinstance(batch, list) else [batch]:
+            if not isinstance(message, Response):
+                await self._related(message, request, reply)
+            elif message.id == upstream_id and answer is None:
+                answer = message
+        if answer is None:
+            raise BridgeError("bad_answer", "no answer to the request among those of the batch", server=self._name)
+        return answer
 
     async def _from_stream(self, response: HttpResponse, upstream_id: RequestId, request: Request, reply: Reply) -> Response:
         """Read related messages until the answer; a legacy stream that ends before is taken up again where it stopped."""

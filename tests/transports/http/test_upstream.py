@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -60,3 +61,40 @@ async def test_progress_that_a_server_puts_on_its_get_stream_reaches_its_call_wi
         over.set()
     assert [message.get("params", {}).get("progressToken") for message in messages] == ["mine", None]
     assert messages[-1]["id"] == 1
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_an_array_of_a_2025_03_26_server_is_split_and_its_order_kept(streamed: bool) -> None:
+    answers: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def serve(request: HttpRequest, responder: Responder, message: Any) -> None:
+        if request.method in ("GET", "DELETE"):
+            await responder.respond(405)
+        elif "method" not in message:
+            answers.put_nowait(message)
+            await responder.respond(202)
+        elif "id" not in message:
+            await responder.respond(202)
+        elif message["method"] == "initialize":
+            await responder.respond(200, [*JSON, ("mcp-session-id", "x")], result(message["id"], HELLO))
+        elif message["params"]["name"] == "none":
+            await responder.respond(200, JSON, b'[{"jsonrpc":"2.0","id":"other","result":{}}]')
+        else:
+            notes = [{"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": n}} for n in (1, 2)]
+            question = {"jsonrpc": "2.0", "id": "q", "method": "roots/list"}
+            batch = [notes[0], question, notes[1], {"jsonrpc": "2.0", "id": message["id"], "result": {"ok": True}}]
+            if streamed:
+                await responder.start(200, STREAM)
+                responder.send(event(batch))
+                await responder.end()
+            else:
+                await responder.respond(200, JSON, json.dumps(batch).encode())
+
+    async with world(serve) as client:
+        await client.initialize(roots={})
+        _, _, messages = await client.post({"id": 1, "method": "tools/call", "params": {"name": "t"}})
+        assert [message["params"]["data"] for message in messages if message.get("method") == "notifications/message"] == [1, 2]
+        assert messages[-1] == {"jsonrpc": "2.0", "id": 1, "result": {"ok": True}}
+        if not streamed:
+            _, _, body = await client.post({"id": 2, "method": "tools/call", "params": {"name": "none"}})
+            assert body["error"]["data"]["reason"] == "bad_answer"
