@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from errno import ECONNABORTED
+from time import monotonic
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -185,7 +186,7 @@ class HttpPool:
         if not self._idle:
             return None
         started = time.perf_counter()
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         while self._idle:
             connection = self._idle[-1]
             age = now - connection.idle_since
@@ -247,7 +248,7 @@ class HttpPool:
                         continue
                     if patience.when() is None:
                         queue_time = QUEUE_TIME if self._queue_time is None else self._queue_time
-                        patience.reschedule(asyncio.get_running_loop().time() + queue_time)
+                        patience.reschedule(monotonic() + queue_time)
                     await self._wait_turn()
         except TimeoutError:
             raise BridgeError("server_busy", "all connections to the server are in use", sent=False) from None
@@ -311,7 +312,7 @@ class HttpPool:
         self._busy.discard(connection)
         self._apart.discard(connection)
         if reusable and not self._is_closed and self._counted() < self._max_size:
-            connection.idle_since = asyncio.get_running_loop().time()
+            connection.idle_since = monotonic()
             self._idle.append(connection)
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(self._idle_timeout / 2, self._close_old)
