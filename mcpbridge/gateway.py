@@ -47,6 +47,7 @@ from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, raise_fd_limi
 _log = log("gateway")
 MAX_ACCEPTED = 1000
 SNAPSHOT_AGE = 1.0  # seconds a snapshot is served before a new one is made (contract http.status)
+LIST_WAIT = 2.0  # seconds a server may delay a list; less than a router's own 3, which asks us
 API = "/api/v1"
 BASE_HEADERS = (
     ("x-content-type-options", "nosniff"),
@@ -108,6 +109,7 @@ class Gateway:
             Crossings(),
             max_attempts=config.routing.max_attempts,
             max_name=config.routing.max_name_length,
+            list_wait=LIST_WAIT,
             observe=self._status.attempted,
             sealer=sealer,
             parked_ttl=config.routing.parked_ttl,

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Raw
 
 from mcpbridge.core.aggregate.listen import listen
-from mcpbridge.core.aggregate.lists import merged_list
+from mcpbridge.core.aggregate.lists import Patience, merged_list
 from mcpbridge.core.aggregate.merge import bridge_info, capabilities, instructions
 from mcpbridge.core.aggregate.names import expose, owner
 from mcpbridge.core.aggregate.resources import Owners
@@ -53,7 +53,7 @@ def announce(session: ClientSession, server: Server) -> None:
 
 
 class Endpoint:
-    """Several servers as one. ``wait``: seconds a server that is not up may delay a list or an initialize.
+    """Several servers as one. ``wait``: seconds a server may delay a list or an initialize; one that is not up, once.
 
     ``visible`` decides per caller and item; what it hides cannot be called either.
     """
@@ -71,6 +71,7 @@ class Endpoint:
         self._servers = [part.server for part in parts]
         self._one = one
         self._wait = wait
+        self._patience = Patience(wait)
         self._max_name = max_name
         self._visible = visible
         self._owners = Owners([part.server.name for part in parts])
@@ -124,13 +125,15 @@ class Endpoint:
         session.record.version = version
         session.initialize = x.request.with_params({**(x.request.params or {}), "protocolVersion": Raw(m.dumps(version))})
         opening = {s.name: share(s.backends[0].spawn, self._open(session, s)) for s in self._servers}
-        unknown = [opening[s.name] for s in self._servers if not s.hello]
+        unknown = [opening[s.name] for s in self._servers if not s.hello and self._patience.has_for(s)]
         if unknown:
             await asyncio.wait(unknown, timeout=self._wait)
         causes: dict[str, str] = {}
         for server in self._servers:
             task = opening[server.name]
             if not task.done():
+                if task in unknown:
+                    self._patience.spend(server)
                 task.add_done_callback(partial(self._late, session, server))
                 if not server.hello:
                     causes[server.name] = "it is still starting"
@@ -198,12 +201,11 @@ class Endpoint:
     async def _discover_one(self, x: Exchange, server: Server) -> tuple[bytes | None, str | None]:
         known = server.hello.get("modern") or server.hello.get("legacy")
         try:
-            async with asyncio.timeout(self._wait):
-                response = await self._ask(x, server, x.request)
-        except TimeoutError:
-            return known, f"no answer in {self._wait:g} s; it may still be starting"
+            response = await self._patience.answer(server, self._ask(x, server, x.request))
         except BridgeError as error:
             return None, str(error)
+        if isinstance(response, str):
+            return known, response
         return (bytes(response.result), None) if response.result is not None else (known, "it refused server/discover")
 
     async def _set_level(self, x: Exchange) -> Response:
@@ -234,7 +236,7 @@ class Endpoint:
     # Lists and calls
 
     async def _list(self, x: Exchange, member: str) -> Response:
-        response, causes = await merged_list(x, self._servers, member, self._ask, self._show(member), self._wait)
+        response, causes = await merged_list(x, self._servers, member, self._ask, self._show(member), self._patience)
         if x.session is not None:
             for name, cause in causes.items():
                 if name not in x.session.missing:

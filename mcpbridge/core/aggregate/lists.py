@@ -30,18 +30,54 @@ Ask = Callable[[Exchange, Server, Request], Awaitable[Response]]
 Show = Callable[[Exchange, Server, Members], Raw | None]
 
 
+GLANCE = 0.05  # seconds for a server that has used up its wait and is still not up: it is announced when it comes
+
+
+class Patience:
+    """How long each server may delay the others: ``wait`` seconds, but a server that is not up only once, not every time."""
+
+    def __init__(self, wait: float) -> None:
+        self._wait = wait
+        self._spent: set[str] = set()
+
+    def has_for(self, server: Server) -> bool:
+        """Whether the server may still use its whole wait."""
+        if any(backend.state == "ok" for backend in server.backends):
+            self._spent.discard(server.name)
+        return server.name not in self._spent
+
+    def spend(self, server: Server) -> None:
+        """The server has been waited for."""
+        self._spent.add(server.name)
+
+    async def answer(self, server: Server, asking: Awaitable[Response]) -> Response | str:
+        """What the server answers, or the cause why nothing came in time. Raises what ``asking`` raises."""
+        has = self.has_for(server)
+        try:
+            async with asyncio.timeout(self._wait if has else min(self._wait, GLANCE)):
+                response = await asking
+        except TimeoutError:
+            self.spend(server)
+            return f"no answer in {self._wait:g} s; it may still be starting" if has else "it is still starting"
+        except BridgeError:
+            self._spent.discard(server.name)  # it is down, which delays nobody, and may come up with the next attempt
+            raise
+        self._spent.discard(server.name)
+        return response
+
+
 async def merged_list(
-    x: Exchange, servers: list[Server], member: str, ask: Ask, show: Show, wait: float
+    x: Exchange, servers: list[Server], member: str, ask: Ask, show: Show, patience: Patience
 ) -> tuple[Response, dict[str, str]]:
     """The merged page that ``x`` asks for and the causes of what is missing.
 
-    ``member``: the result member that holds the items. ``show`` gives an item as clients see it, None hides it. Each server
-    has ``wait`` seconds. Raises BridgeError("invalid_params") for a bad cursor.
+    ``member``: the result member that holds the items. ``show`` gives an item as clients see it, None hides it.
+    Raises BridgeError("invalid_params") for a bad cursor.
     """
     cursor = text(x.request.param("cursor"))
     positions = from_cursor(cursor, [s.name for s in servers]) if cursor is not None else None
     asked = [s for s in servers if positions is None or s.name in positions]
-    pages = await asyncio.gather(*(_page(x, s, member, positions, ask, wait) for s in asked))
+    pages = await asyncio.gather(*(_page(x, s, member, positions, ask, patience) for s in asked))
     shown: list[Raw] = []
     more: dict[str, str] = {}
     causes: dict[str, str] = {}
@@ -88,7 +124,7 @@ class _Page(NamedTuple):
 
 
 async def _page(
-    x: Exchange, server: Server, member: str, positions: dict[str, str] | None, ask: Ask, wait: float
+    x: Exchange, server: Server, member: str, positions: dict[str, str] | None, ask: Ask, patience: Patience
 ) -> _Page | str:
     """One server's page, or the cause why there is none."""
     params = dict(x.request.params or {})
@@ -96,12 +132,11 @@ async def _page(
     if positions is not None:
         params["cursor"] = Raw(m.dumps(positions[server.name]))
     try:
-        async with asyncio.timeout(wait):
-            response = await ask(x, server, x.request.with_params(params or None))
-    except TimeoutError:
-        return f"no answer in {wait:g} s; it may still be starting"
+        response = await patience.answer(server, ask(x, server, x.request.with_params(params or None)))
     except BridgeError as error:
         return str(error)
+    if isinstance(response, str):
+        return response
     try:
         return _read(response, member)
     except BridgeError as error:

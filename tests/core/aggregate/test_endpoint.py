@@ -172,3 +172,42 @@ async def test_a_modern_client_gets_one_discover_and_one_tagged_listen_over_serv
         changed = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": {"_meta": tag}}
         new.feed(json.dumps(changed).encode())
         assert await receive(world.client) == {"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": mine}
+
+
+async def test_a_server_that_is_not_up_delays_lists_once_and_not_each_time() -> None:
+    async with new_bridge(Crossings(), list_wait=0.5) as bridge:
+        world = start_world(bridge, ["a", "dead"], single=False)
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+        send(world, {"id": 0, "method": "initialize", "params": params})
+        await answer(world, "a", "initialize", hello(tools={}))
+        await receive(world.client)
+        causes = []
+        for id in (1, 2):
+            send(world, {"id": id, "method": "tools/list"})
+            await answer(world, "a", "tools/list", {"tools": [TOOL]})
+            listed = await receive(world.client)
+            while listed.get("id") != id:
+                listed = await receive(world.client)
+            causes.append(listed["result"]["_meta"]["mcpbridge/unavailable"]["dead"])
+        assert causes == ["it is still starting"] * 2  # initialize has waited already
+        await answer(world, "dead", "initialize", hello(tools={}))
+        while (await receive(world.client)).get("method") != "notifications/tools/list_changed":
+            pass
+        send(world, {"id": 3, "method": "tools/list"})
+        for name in ("a", "dead"):
+            await answer(world, name, "tools/list", {"tools": [TOOL]})
+        listed = await receive(world.client)
+        while listed.get("id") != 3:
+            listed = await receive(world.client)
+        assert [tool["name"] for tool in listed["result"]["tools"]] == ["a__t", "dead__t"]
+
+
+async def test_a_modern_client_waits_for_a_server_that_is_not_up_once() -> None:
+    async with new_bridge(Crossings(), list_wait=0.5) as bridge:
+        world = start_world(bridge, ["dead"], single=False)
+        causes = []
+        for id in (1, 2):
+            send(world, {"id": id, "method": "tools/list", "params": {"_meta": MODERN}})
+            listed = await receive(world.client)
+            causes.append(listed["result"]["_meta"]["mcpbridge/unavailable"]["dead"])
+        assert causes == ["no answer in 0.5 s; it may still be starting", "it is still starting"]
