@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mcpbridge.transports.http1.server import HttpRequest, HttpServer, Responder
 from tests.support import peers, raw
 from tests.support.counts import count
 
@@ -84,9 +85,48 @@ async def test_pipelined_calls_through_the_router_come_back_under_their_ids() ->
 
 async def test_calls_of_several_routers_at_one_gateway_are_not_mixed_up() -> None:
     each = count("mixed_calls") // 20
-    with peers.gateway(
-        {"shuffle": SHUFFLE}, MCPBRIDGE_SERVER__MAX_CONNECTIONS_PER_IP="1000"
-    ) as bridge:  # 6 x 100 calls in flight
+    with peers.gateway({"shuffle": SHUFFLE}) as bridge:  # 6 x 100 calls in flight, and 100 connections for all of them
         command = peers.router(bridge.url("shuffle"))
         async with asyncio.timeout(TIME_LIMIT):
             await asyncio.gather(*(call_over_router(command, client, each) for client in range(6)))
+
+
+@pytest.mark.requirement("config.router.gateway.connection.pool.max_size")
+async def test_calls_to_the_gateway_wait_for_one_of_its_connections() -> None:
+    running, most, go = 0, 0, asyncio.Event()
+
+    async def slow(request: HttpRequest, responder: Responder) -> None:
+        nonlocal running, most
+        message = json.loads(request.body or b"{}")
+        answer: dict[str, object] = {"jsonrpc": "2.0", "id": message.get("id"), "result": {"content": []}}
+        if message.get("method") == "server/discover":
+            answer = {"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": "no"}}
+        elif message.get("method") == "initialize":
+            info = {"name": "slow", "version": "1"}
+            answer["result"] = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": info}
+        elif message.get("method") == "tools/call":
+            running += 1
+            most = max(most, running)
+            await go.wait()
+            running -= 1
+        if "id" in message:
+            await responder.respond(200, [("content-type", "application/json")], json.dumps(answer).encode())
+        else:
+            await responder.respond(202 if message else 405)
+
+    server = HttpServer(slow)
+    host, port = await server.start("127.0.0.1", 0)
+    settings = {"MCP_GATEWAY_URL": f"http://{host}:{port}/mcp", "MCPBRIDGE_GATEWAY__CONNECTION__POOL__MAX_SIZE": "3"}
+    try:
+        async with asyncio.timeout(30), raw.child(peers.router(), **settings) as router:
+            await router.open_legacy()
+            for id in range(100, 120):
+                router.send(raw.request(id, "tools/call", name="slow", arguments={}))
+            while running < 3:
+                await asyncio.sleep(0.01)
+            go.set()
+            answers = [await router.answer(id) for id in range(100, 120)]
+        assert [answer.get("result") for answer in answers] == [{"content": []}] * 20
+        assert most == 3
+    finally:
+        await server.close()
