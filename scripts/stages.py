@@ -58,9 +58,9 @@ def pytest(marks: str, *arguments: str) -> tuple[str, ...]:
     return (PYTHON, "-m", "pytest", "-q", "-m", marks, *arguments)
 
 
-def special(mark: str) -> tuple[str, ...]:
+def special(mark: str, *arguments: str) -> tuple[str, ...]:
     """A pytest command for the tests that belong to this special mark."""
-    return pytest(" and ".join([mark, *(f"not {earlier}" for earlier in SPECIAL[: SPECIAL.index(mark)])]))
+    return pytest(" and ".join([mark, *(f"not {earlier}" for earlier in SPECIAL[: SPECIAL.index(mark)])]), *arguments)
 
 
 def bench(name: str) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("properties", pytest(f"{PLAIN} and hypothesis", "-n", "2"), {"T1": 180, "T2": 1800}),
     Stage("fuzz", (PYTHON, "tests/fuzz/run.py", "--seconds", "{fuzz_seconds}"), {"T1": 150, "T2": 4500}, tests=False),
     Stage("slow", special("slow"), {"T1": 240, "T2": 1800}),
-    Stage("conformance", special("conformance"), {"T1": 240, "T2": 900}, peers=True),
+    Stage("conformance", special("conformance", "-n", "2"), {"T1": 240, "T2": 900}, peers=True),
     Stage("real", special("real"), {"T1": 420, "T2": 1800}, peers=True),
     Stage("chaos", special("chaos"), {"T1": 240, "T2": 1800}, peers=True),
     Stage("security", special("security"), {"T1": 60, "T2": 300}),

@@ -1,9 +1,9 @@
 """The client that the suites' client scenarios drive: it does what a scenario asks for, over the official Python SDK 2.x.
 
-``client.py [--through ARGV_JSON] URL``: the suite appends the URL of its server and says the rest in variables
+``client.py [--through ARGV_JSON] [--crossed] URL``: the suite appends the URL of its server and says the rest in variables
 (``MCP_CONFORMANCE_SCENARIO``, ``…_PROTOCOL_VERSION``, ``…_CONTEXT``). ``--through`` is a stdio command that stands between; its
-last argument becomes the URL. Runs in the environment ``sdk2``. The suite judges what its server saw, so errors that the server
-answered are no concern of this program.
+last argument becomes the URL. ``--crossed`` speaks the era that the scenario is not about. The suite judges what its server saw,
+so errors that the server answered are no concern of this program. Runs in the environment ``sdk2``.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ async def play(client: Client, scenario: str, context: Json) -> None:
 async def main() -> int:
     parser = argparse.ArgumentParser(description="client for the suites' client scenarios")
     parser.add_argument("--through", type=json.loads, help="stdio command between, as a JSON list")
+    parser.add_argument("--crossed", action="store_true", help="speak the other era")
     parser.add_argument("url")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -90,7 +91,7 @@ async def main() -> int:
     target: Any = options.url
     if through:
         target = StdioServerParameters(command=through[0], args=[*through[1:], options.url], env=dict(os.environ))
-    mode = "auto" if version in MODERN_PROTOCOL_VERSIONS else "legacy"
+    mode = "auto" if (version in MODERN_PROTOCOL_VERSIONS) is not options.crossed else "legacy"
     async with Client(target, mode=mode, elicitation_callback=on_elicit, read_timeout_seconds=TIMEOUT) as client:
         await play(client, os.environ["MCP_CONFORMANCE_SCENARIO"], json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT", "{}")))
     return 0

@@ -9,8 +9,7 @@ import pytest
 from tests.conformance import run
 from tests.support import setup
 
-#: one line per cell, printed after the tests whether they passed or not
-LINES: list[str] = []
+ROW = "conformance cell"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,20 +18,22 @@ def _installed() -> None:
         pytest.fail("the peers could not be installed; see the lines above (python tests/support/setup.py)")
 
 
-@pytest.fixture(scope="session")
-def report() -> Callable[[object, run.Outcome], None]:
-    """Enter one cell into the table that is printed at the end."""
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Callable[[object, run.Outcome], None]:
+    """Enter one cell into the table that is printed at the end, whether its test passed or not."""
 
     def enter(cell: object, outcome: run.Outcome) -> None:
-        LINES.append(f"{cell!s:<60} {outcome.passed:>2}/{len(outcome.scenarios)}")
+        record_property(ROW, f"{cell!s:<60} {outcome.passed:>2}/{len(outcome.scenarios)}")
         for scenario in outcome.failures:
-            LINES.append(f"    FAIL {scenario.name}: {'; '.join(scenario.causes) or 'no check succeeded'}")
+            record_property(ROW, f"    FAIL {scenario.name}: {'; '.join(scenario.causes) or 'no check succeeded'}")
 
     return enter
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if LINES:
+    tests = [one for verdict in ("passed", "failed") for one in terminalreporter.stats.get(verdict, [])]
+    lines = [str(value) for one in tests if one.when == "call" for name, value in one.user_properties if name == ROW]
+    if lines:
         terminalreporter.section("conformance")
-        for line in LINES:
+        for line in lines:
             terminalreporter.write_line(line)

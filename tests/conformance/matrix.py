@@ -3,7 +3,7 @@
 A cell's name is ``suite version kind way backend``, for example ``0.2 2026-07-28 legacy gateway stdio``. Ways: ``direct`` (no
 bridge), ``gateway``, ``gateway-gateway`` (the second one's server is the first one's ``/mcp/{server}``) and
 ``gateway-router-gateway`` (the middle hop is a router's stdio, so the whole path of a stdio client is in it). Backend: how the
-last bridge reaches the server.
+last bridge reaches the server. The cells of client scenarios are called ``client version way`` (``test_clients``).
 
 ``baseline.json`` names the scenarios that are known to fail, by the beginning of cells' names. A cell must lose exactly these:
 whoever mends one has to take it from the list.
