@@ -108,6 +108,8 @@ class Child:
         self._errors: asyncio.ReadTransport | None = None
         self._on_message: OnMessage | None = None
         self._on_close: OnClose | None = None
+        self._outgoing: list[bytes] = []  # said in this turn of the loop, not yet written
+        self._outgoing_size = 0
         self._early: list[bytes] = []  # read before start(): one chunk, reading is paused until then
         self._writable = asyncio.Event()
         self._writable.set()
@@ -156,13 +158,24 @@ class Child:
     def send(self, data: bytes) -> None:
         if self._stdin is None or self._is_over or self._stdin.is_closing():
             raise ConnectionError(f"{self.name} no longer listens")
-        if self._stdin.get_write_buffer_size() > MAX_BUFFER:
+        if self._stdin.get_write_buffer_size() + self._outgoing_size > MAX_BUFFER:
             raise ConnectionError(f"{self.name} does not read its stdin")
         if b"\n" in data or b"\r" in data:  # JSON knows them as white space only; a line must not hold them
             data = data.replace(b"\r", b" ").replace(b"\n", b" ")
-        self._stdin.write(data + b"\n")
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)  # what else is said in this turn of the loop goes in the same write
+        self._outgoing.append(data)
+        self._outgoing_size += len(data) + 1
+
+    def _flush(self) -> None:
+        if self._outgoing and self._stdin is not None:
+            self._outgoing.append(b"")
+            self._stdin.write(b"\n".join(self._outgoing))
+        self._outgoing.clear()
+        self._outgoing_size = 0
 
     async def drain(self) -> None:
+        self._flush()
         await self._writable.wait()
 
     def pause(self) -> None:
@@ -286,6 +299,7 @@ class Child:
             if self._lingering is not None:
                 self._lingering.cancel()
             self._writable.set()
+            self._flush()
             if self._stdin is not None:
                 self._stdin.close()  # writes what is buffered, then ends the child's stdin
             self.resume()
