@@ -86,6 +86,7 @@ class BackendSession:
         self.subscriptions: dict[str, int] = {}  # resource URI -> listens of modern clients that want it
         self.is_initialized = False  # `notifications/initialized` was sent
         self.asker: Inbox | None = None  # the call that is asked what the server asks now; see core/lease
+        self.callers: list[Inbox] = []  # calls in flight that cannot be asked, on a pipe: a question belongs to the only one
         self.is_leased = False
         self.is_tainted = False  # what its server asks may be about a call that was cut short
         self.roots: Raw | None = None  # the result of roots/list that its client gave last
@@ -123,6 +124,8 @@ class BackendSession:
             return await self.asker.asked(request)
         if request.method == "roots/list" and self.roots is not None:
             return m.result(request.id, self.roots)
+        if len(self.callers) == 1:
+            return await self.callers[0].asked(request)
         # No call is in flight that could be asked, or nobody declared the capability (MCP lifecycle, SEP-2260).
         error = {"code": -32601, "message": f"Method not found: {request.method}: no client can be asked now"}
         return m.error(request.id, error)

@@ -61,7 +61,9 @@ from mcpbridge.wire.message import Members, Notification, Request, Response
 from mcpbridge.wire.spec import SERVER_INFO
 
 _log = log("parking")
-GATHER = 0.02  # seconds after a question in which further ones join it: a server asks several at once one after the other
+QUIET = 0.02  # seconds after a question in which a further one joins it: a server asks several at once one after the other
+QUIET_STREAMS = 0.06  # likewise where they come on streams of their own, one of which may wait 40 ms for a delayed ACK
+MAX_GATHER = 0.3  # seconds after the first one
 MAX_QUESTIONS = 100  # open at once of one call
 MAX_PARKED = 10_000
 MAX_PER_PRINCIPAL = 100
@@ -180,6 +182,8 @@ class ParkedCall:
         self._talk: BackendSession | None = None
         self._outcome: Response | BridgeError | None = None
         self._ready = asyncio.Event()  # there is something to tell the client
+        self._gathering: asyncio.TimerHandle | None = None
+        self._gather_until = 0.0
         self._asked = 0
         self._is_cut = False
         self.questions: dict[str, Question] = {}
@@ -330,9 +334,18 @@ class ParkedCall:
         return f"{kind}_{self._asked}"
 
     def _gather(self) -> None:
-        asyncio.get_running_loop().call_later(GATHER, self._gathered)
+        """Wait a little for further questions before the client hears of those that are open."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        quiet = QUIET_STREAMS if self._talk is not None and self._talk.upstream.names_request else QUIET
+        if self._gathering is None:
+            self._gather_until = now + MAX_GATHER
+        else:
+            self._gathering.cancel()
+        self._gathering = loop.call_at(min(now + quiet, self._gather_until), self._gathered)
 
     def _gathered(self) -> None:
+        self._gathering = None
         if self.questions:
             self._ready.set()
 

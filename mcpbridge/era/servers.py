@@ -90,6 +90,8 @@ async def _plain(x: Exchange, talk: BackendSession) -> Response:
 
 async def _ask(x: Exchange, talk: BackendSession) -> Response:
     way = Way(x, talk)
+    if not talk.upstream.names_request:
+        talk.callers.append(way)
     try:
         return await talk.call(to_legacy_request(x.request), way)
     except asyncio.CancelledError:
@@ -97,6 +99,9 @@ async def _ask(x: Exchange, talk: BackendSession) -> Response:
         if failure is None:
             raise
         raise failure from None
+    finally:
+        if way in talk.callers:
+            talk.callers.remove(way)
 
 
 async def _with_logs(x: Exchange, level: str) -> Response:

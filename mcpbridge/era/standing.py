@@ -109,7 +109,10 @@ def refused_to_start(server: str, refusal: Refused) -> BridgeError:
 
 
 class Way:
-    """The way back of a call that cannot be parked. A question that its client could never be given ends it."""
+    """The way back of a call that cannot be parked (a Reply, and on a pipe the Inbox that is asked).
+
+    A question that its client could never be given ends it.
+    """
 
     can_ask = True
 
@@ -124,6 +127,16 @@ class Way:
         shown = related(self._x, self._talk, notification)
         if shown is not None:
             self._x.reply.notify(shown)
+
+    def notified(self, notification: Notification) -> None:
+        return None  # names no call
+
+    def closed(self, cause: BaseException | None) -> None:
+        return None  # the call itself fails
+
+    async def asked(self, request: Request) -> Response:
+        """A question on a pipe that can only be this call's; servers ask for roots on their own, whatever the call."""
+        return refused(request, request.method, None) if request.method == "roots/list" else await self.ask(request)
 
     async def ask(self, request: Request) -> Response:
         if request.method == "ping":

@@ -22,6 +22,7 @@ from mcpbridge.wire.spec import (
     CLIENT_INFO,
     LEGACY,
     LOG_LEVEL,
+    METHODS,
     MODERN,
     PROTOCOL_VERSION,
     SERVER_INFO,
@@ -32,6 +33,7 @@ LEGACY_ONLY = frozenset({"initialize", "ping", "logging/setLevel", "resources/su
 MODERN_ONLY = frozenset({"server/discover", "subscriptions/listen"})
 _RESERVED = frozenset({PROTOCOL_VERSION, CLIENT_INFO, CLIENT_CAPABILITIES, LOG_LEVEL})
 _ROUND = frozenset({"inputResponses", "requestState"})
+_UNKNOWN_METHOD = "Invalid request parameters"  # how Python SDK 1.x answers a method that it does not know
 _COMPLETE = Raw(b'"complete"')
 _members = partial(members, reason="bad_answer")  # of what a server said
 
@@ -59,7 +61,7 @@ def to_legacy_request(request: Request) -> Request:
 def to_modern_response(method: str, response: Response, server_info: Raw | None) -> Response:
     """A legacy server's answer as a modern client needs it: resultType, ttlMs, cacheScope, serverInfo; errors renumbered."""
     if response.error is not None:
-        return _modern_error(response)
+        return _modern_error(method, response)
     result = dict(_members(response.result or b"{}"))
     result.setdefault("resultType", _COMPLETE)
     if method in CACHEABLE:
@@ -95,10 +97,13 @@ def _modern_capabilities(raw: Raw | None) -> dict[str, Any]:
     return capabilities
 
 
-def _modern_error(response: Response) -> Response:
+def _modern_error(method: str, response: Response) -> Response:
     error = _members(response.error or b"{}")
-    if bytes(error.get("code") or b"") == b"-32002":  # resource not found: modern servers must not send it
+    code = bytes(error.get("code") or b"")
+    if code == b"-32002":  # resource not found: modern servers must not send it
         return Response(response.id, None, Raw(m.join({**error, "code": Raw(b"-32602")})), b"", response.extra)
+    if code == b"-32602" and method not in METHODS and text(error.get("message")) == _UNKNOWN_METHOD:
+        return Response(response.id, None, Raw(m.join({**error, "code": Raw(b"-32601")})), b"", response.extra)
     return response
 
 

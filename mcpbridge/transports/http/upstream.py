@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from mcpbridge.core.exchange import Era, NoReply, Reply
 from mcpbridge.core.peer import answered, incoming, outgoing
@@ -37,6 +37,7 @@ RECONNECT = 1.0  # seconds before a lost GET stream is opened again, unless the 
 MIN_RECONNECT = 0.1  # seconds, whatever the server said: `retry: 0` and an end at once would be a busy loop
 MAX_RECONNECT = 30.0
 TAKE_TIME = 5.0  # seconds a server may take for a message that has no answer; calls behind it wait as long
+LISTEN_TIME = 1.0  # seconds the GET stream may take to open before the first call: servers drop what they ask without one
 MAX_QUESTIONS = 100  # open questions of one conversation; then its streams are not read on
 _VERSION = re.compile(r"[A-Za-z0-9._-]{1,32}").fullmatch
 _SESSION_ID = re.compile(r"[\x21-\x7e]{1,4096}").fullmatch
@@ -77,6 +78,7 @@ class HttpUpstream:
         self._session_id: str | None = None
         self._version: str | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._listened = asyncio.Event()  # the first GET was answered, whatever the answer
         self._questions = asyncio.Semaphore(MAX_QUESTIONS)
         self._closed = False
 
@@ -115,6 +117,9 @@ class HttpUpstream:
             _log.warn("notification refused", protocol="http", server=self._name, method=notification.method, status=status)
         if notification.method == "notifications/initialized" and self._listening is None and self._session_id is not None:
             self._listening = self._spawn(self._listen())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LISTEN_TIME):
+                    await self._listened.wait()
 
     def notify_now(self, notification: Notification) -> None:
         self._spawn(self._notify_quietly(notification))
@@ -281,6 +286,7 @@ class HttpUpstream:
                 response = await self._pool.request(
                     "GET", self._path, headers, b"", retry_safe=True, max_response=self._max_response, queued=False
                 )
+                self._listened.set()
                 async with aclosing(response):
                     if response.status == 404:
                         self._lost_now()
@@ -296,6 +302,7 @@ class HttpUpstream:
                             elif isinstance(message, Request):
                                 await self._ask(message, None)
             except BridgeError as error:
+                self._listened.set()
                 _log.debug("GET stream lost", protocol="http", server=self._name, reason=str(error))
                 wait = min(wait * 2, MAX_RECONNECT)
             await asyncio.sleep(max(wait, MIN_RECONNECT))
