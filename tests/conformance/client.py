@@ -2,8 +2,8 @@
 
 ``client.py [--through ARGV_JSON] [--crossed] URL``: the suite appends the URL of its server and says the rest in variables
 (``MCP_CONFORMANCE_SCENARIO``, ``…_PROTOCOL_VERSION``, ``…_CONTEXT``). ``--through`` is a stdio command that stands between; its
-last argument becomes the URL. ``--crossed`` speaks the era that the scenario is not about. The suite judges what its server saw,
-so errors that the server answered are no concern of this program. Runs in the environment ``sdk2``.
+last argument becomes the URL. ``--crossed`` speaks the era that the scenario is not about. The suite judges what its server
+saw, so errors that the server answered are no concern of this program. Runs in the environment ``sdk2``.
 """
 
 from __future__ import annotations
