@@ -102,6 +102,8 @@ class Peer:
         self._client = client
         self._name = name
         self._admit = admit
+        self._answered = 0  # our newest call that was answered; while it is in ``_calls`` its caller has not run yet
+        self._unstarted: set[RequestId] = set()  # questions of a server whose task has not run yet
         self._admitting = 0
         self._calls: dict[int, Call] = {}
         self._tasks: dict[RequestId, asyncio.Task[None]] = {}
@@ -221,6 +223,7 @@ class Peer:
             call = self._calls.get(message.id) if isinstance(message.id, int) else None
             if call is not None and not call.answer.done():
                 call.answer.set_result(message)
+                self._answered = message.id  # type: ignore[assignment]
             else:
                 _log.debug("late or unknown answer dropped", server=self._name, rpc_id=str(message.id))
         elif isinstance(message, Request):
@@ -235,10 +238,21 @@ class Peer:
                     slot.done()
                 return
             self.idle.clear()
+            if not self._client:
+                self._unstarted.add(message.id)
             task = self._tasks[message.id] = self._spawn(self._serve(message, slot))
             task.add_done_callback(lambda _task: self._served(message.id, slot))  # also when it is cancelled before it began
+        elif not self._client and (self._unstarted or self._answered in self._calls):
+            # What the server said before goes on in a task of its own, which the loop runs next: this comes after it.
+            asyncio.get_running_loop().call_soon(self._on_later, message)
         else:
             self._on_notification(message)
+
+    def _on_later(self, notification: Notification) -> None:
+        try:
+            self._on_notification(notification)
+        except Exception as error:  # noqa: BLE001 - logged; as in _on_message
+            _log.error("message could not be taken", server=self._name, error=repr(error), exc_info=True)
 
     def _on_notification(self, notification: Notification) -> None:
         if notification.method == "notifications/cancelled":
@@ -268,6 +282,7 @@ class Peer:
         return None
 
     async def _serve(self, request: Request, slot: Slot | None = None) -> None:
+        self._unstarted.discard(request.id)
         try:
             response = await self._inbox.asked(request)
             encoded = (response if response.id == request.id else response.with_id(request.id)).encode()
@@ -288,6 +303,7 @@ class Peer:
 
     def _served(self, id: RequestId, slot: Slot | None) -> None:
         del self._tasks[id]
+        self._unstarted.discard(id)
         if slot is not None:
             slot.done()
         self._rest()

@@ -31,12 +31,23 @@ def route(*, one: Handler, many: Handler) -> Handler:
 
 
 async def tell(x: Exchange, server: Server | None) -> None:
-    """A client's notification for one server. Only legacy clients have any that a server could want (mcp-eras section 1.2)."""
-    if server is None or x.session is None or not isinstance(x.message, Notification):
+    """A client's notification for one server. In the modern era only vendors have any; nobody translates those."""
+    if server is None or not isinstance(x.message, Notification):
+        return
+    if x.session is None:
+        if x.caller.era == "modern" and x.message.method != "notifications/cancelled":
+            await _tell_modern(x.message, server.choose(x, set()), x)
         return
     link = x.session.links.get(server.name)
     if link is not None:
         await link.notify(x.message)
+
+
+async def _tell_modern(notification: Notification, backend: Backend, x: Exchange) -> None:
+    patience = backend.pool.patience(x.deadline)
+    if await backend.era_for("modern", patience) == "modern":
+        talk = await backend.pool.modern(patience)
+        await talk.upstream.notify(notification)
 
 
 async def call_backend(x: Exchange) -> Response:

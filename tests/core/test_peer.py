@@ -294,3 +294,35 @@ def test_ids_and_tokens_come_back_exactly(id: int | str, token: int | str, ours:
     assert m.loads(sent.meta["other"]) == 1
     back = answered(m.result(ours, {"a": 1}), request)
     assert (back.id, type(back.id)) == (id, type(id))
+
+
+async def test_what_a_server_says_goes_on_in_its_order_although_answers_and_questions_are_tasks(server: Side) -> None:
+    order: list[str] = []
+
+    async def serve(request: m.Request) -> m.Response:
+        order.append(request.method)
+        return m.result(request.id, {})
+
+    server.inbox.serve = serve
+    server.inbox.notified = lambda notification: order.append(notification.method)  # type: ignore[method-assign]
+    call, sent = await server.calls(m.request(1, "tools/call"))
+    waiting = asyncio.ensure_future(server.peer.call(m.request(2, "x"), NoReply()))
+    other = await receive(server.pipe)
+    server.says(method="first")
+    server.says(id="q1", method="question")
+    server.says(method="second")
+    server.says(id="q2", method="question two")
+    server.says(method="third")
+    await receive(server.pipe)
+    await receive(server.pipe)
+    assert order == ["first", "question", "second", "question two", "third"]
+
+    order.clear()
+    server.says(id=sent["id"], result={})
+    server.says(method="after the answer")
+    assert order == []  # the caller has not run yet
+    server.says(id=other["id"], result={})
+    await asyncio.wait_for(asyncio.gather(call, waiting), WAIT)
+    assert order == ["after the answer"]
+    server.says(method="at once")
+    assert order[-1] == "at once"

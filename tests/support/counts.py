@@ -22,6 +22,7 @@ COUNTS = {
     "fuzz_seconds": Count(0, 10, 300),  # per fuzz target
     "kill_cycles": Count(2, 10, 100),  # connect and kill a stdio child behind npx and sh wrappers
     "mixed_calls": Count(500, 2000, 10000),  # calls of 50 clients that all count their ids from 1
+    "differential_messages": Count(300, 2000, 100_000),  # generated ones per cell, both ways together
     "guard_rounds": Count(1, 3, 7),  # of the hot path against the reference hop
     "hop_rounds": Count(1, 1, 5),  # of the hop benchmark, interleaved
 }

@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 
-from mcpbridge.core.exchange import Era, NoReply, Reply
+from mcpbridge.core.exchange import QUESTION_WAIT, Era, NoReply, Reply
 from mcpbridge.core.peer import answered, incoming, outgoing
 from mcpbridge.core.ports import Inbox
 from mcpbridge.core.tasks import Spawn
@@ -256,11 +256,16 @@ class HttpUpstream:
         """Have a question answered beside the stream it came on, which is read on unless too many are open."""
         await self._questions.acquire()
         self._spawn(self._put(question, reply)).add_done_callback(lambda _task: self._questions.release())
+        await asyncio.sleep(0)  # it is put before anything that came after it
 
     async def _put(self, question: Request, reply: Reply | None) -> None:
         """Answer a server's question, through the waiting client or by the session's owner."""
         try:
-            answer = await (reply.ask(question) if reply is not None else self._inbox.asked(question))
+            async with asyncio.timeout(QUESTION_WAIT):
+                answer = await (reply.ask(question) if reply is not None else self._inbox.asked(question))
+        except TimeoutError:
+            error = BridgeError("timeout", f"the client did not answer {question.method} in {QUESTION_WAIT:g} s")
+            answer = m.error(question.id, to_wire(error))
         except BridgeError as error:
             answer = m.error(question.id, to_wire(error))
         except Exception as error:  # noqa: BLE001 - told to whoever waits

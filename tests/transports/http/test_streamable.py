@@ -385,3 +385,24 @@ async def test_a_session_of_another_protocol_version_header_is_refused() -> None
         await client.initialize()
         status, _, _ = await client.post({"id": 1, "method": "tools/list"}, mcp_protocol_version="1999-01-01")
         assert status == 400
+
+
+async def test_a_modern_clients_own_notification_reaches_its_modern_server_and_no_legacy_one() -> None:
+    seen: list[Any] = []
+
+    async def modern(request: HttpRequest, responder: Responder, message: Any) -> None:
+        if message and "id" not in message:
+            seen.append((message, request.headers.get("mcp-method")))
+            await responder.respond(202)
+        else:
+            await modern_server(request, responder, message)
+
+    note = {"method": "notifications/vendor", "params": {"_meta": META, "x": 1.50}}
+    headers = {"mcp_protocol_version": VERSION, "mcp_method": "notifications/vendor"}
+    async with world(modern) as client:
+        assert (await client.post(note, **headers))[0] == 202
+    assert seen == [({"jsonrpc": "2.0", **note}, "notifications/vendor")]
+    server = LegacyServer()
+    async with world(server) as client:
+        assert (await client.post(note, **headers))[0] == 202
+    assert "notifications/vendor" not in server.seen
