@@ -28,7 +28,7 @@ class Crossings:
     """The era room as the core sees it (``core.server.Eras``)."""
 
     def __init__(self, parking: Parking | None = None) -> None:
-        self.parking = parking or Parking()
+        self.parking = parking if parking is not None else Parking()
 
     async def probe(self, upstream: Upstream, timeout: float) -> tuple[Era, Response]:
         return await probe(upstream, timeout)

@@ -25,6 +25,7 @@ from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import Caller, Exchange, Handler
 from mcpbridge.core.route import open_link
 from mcpbridge.core.server import Server
+from mcpbridge.core.state import continues
 from mcpbridge.core.tasks import share
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire import message as m
@@ -274,6 +275,9 @@ class Endpoint:
         if exposed is None:
             raise BridgeError("invalid_params", "name is missing", sent=False)
         candidates = await self._candidates(x, kind, exposed)
+        asked = self._asked_before(x)
+        if asked is not None:
+            candidates = [candidate for candidate in candidates if candidate[0] is asked]
         for number, (server, name) in enumerate(candidates):
             if not self._visible(x.caller, kind, server.name, name):
                 continue
@@ -306,6 +310,9 @@ class Endpoint:
             raise BridgeError("invalid_params", "uri is missing", sent=False)
         name, own = self._owners.of(uri)
         request = x.request if own == uri else x.request.with_params({**(x.request.params or {}), "uri": Raw(m.dumps(own))})
+        asked = self._asked_before(x)
+        if name is None and asked is not None and self._visible(x.caller, "resources", asked.name, own):
+            name = asked.name
         if name is not None:
             return self._linked(self._parts[name].server, await self._ask(x, self._parts[name].server, request))
         answer: Response | None = None
@@ -339,6 +346,12 @@ class Endpoint:
         server, prompt = candidates[0]
         params["ref"] = Raw(m.join({**ref, "name": Raw(m.dumps(prompt))}))
         return await self._ask(x, server, x.request.with_params(params))
+
+    def _asked_before(self, x: Exchange) -> Server | None:
+        """The server that a call in its second round belongs to: the others never hear of it."""
+        state = self._servers[0].backends[0].states.peek(x) if continues(x) else None
+        part = self._parts.get(state.server) if state is not None else None
+        return part.server if part is not None else None
 
     def _linked(self, server: Server, response: Response) -> Response:
         """Resource links and contents in a result show the URI that this endpoint uses; bytes stay unless one is aliased."""
