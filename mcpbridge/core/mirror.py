@@ -101,18 +101,18 @@ class AnnotatedTools:
 
 
 def mirror(one: Handler) -> Handler:
-    """``one`` for exchanges with one server, with the checks of the module for modern HTTP clients and nothing for others."""
+    """``one`` for requests to one server, with the checks of the module for modern HTTP clients and nothing for others."""
 
     def run(x: Exchange) -> Awaitable[Response | None]:
-        if x.caller.protocol == "http" and x.caller.era == "modern":
-            message = x.message
-            if isinstance(message, Request):
-                if message.method == "tools/call":
-                    server: Server = x.target  # type: ignore[assignment]
-                    if not server.tools.is_plain(message) or PREFIX in " ".join(x.caller.headers):
-                        return _call(x, message, server, one)
-                elif message.method == "tools/list":
-                    return _list(x, message, x.target, one)  # type: ignore[arg-type]
+        method = x.view.method
+        if method == "tools/call" or method == "tools/list":
+            caller = x.caller
+            if caller.protocol == "http" and caller.era == "modern":
+                server: Server = x.target  # type: ignore[assignment]
+                if method == "tools/list":
+                    return _list(x, x.request, server, one)
+                if not server.tools.is_plain(x.message) or PREFIX in " ".join(caller.headers):  # type: ignore[arg-type]
+                    return _call(x, x.request, server, one)
         return one(x)
 
     return run
