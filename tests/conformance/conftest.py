@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -20,9 +23,14 @@ def _installed() -> None:
 
 @pytest.fixture
 def report(record_property: Callable[[str, object], None]) -> Callable[[object, run.Outcome], None]:
-    """Enter one cell into the table that is printed at the end, whether its test passed or not."""
+    """Enter one cell into the table that is printed at the end, and into the numbers of the stage, if it keeps some."""
+    results = os.environ.get("BRIDGE_TEST_RESULTS")
 
     def enter(cell: object, outcome: run.Outcome) -> None:
+        failures = [scenario.name for scenario in outcome.failures]
+        if results:
+            numbers = {"passed": outcome.passed, "scenarios": len(outcome.scenarios), "failures": failures}
+            (Path(results) / f"{cell}.json").write_text(json.dumps(numbers))
         record_property(ROW, f"{cell!s:<60} {outcome.passed:>2}/{len(outcome.scenarios)}")
         for scenario in outcome.failures:
             record_property(ROW, f"    FAIL {scenario.name}: {'; '.join(scenario.causes) or 'no check succeeded'}")
