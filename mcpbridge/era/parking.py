@@ -204,7 +204,7 @@ class ParkedCall:
             self._release(is_clean=False)
             raise
         self._parking.running.add(self)
-        self.task = self._backend.spawn(self._run(x, to_legacy_request(x.request)))
+        self.task = self._backend.spawn(self._run(x, to_legacy_request(x.request, self._version)))
         self.task.add_done_callback(self._ended)
         return await self._turn(x)
 
@@ -373,6 +373,7 @@ class ParkedCall:
                     raise
                 self._release(is_clean=False)
                 await self._lease(x, pool_of(x).start_timeout)  # the server forgot the session and did not run the call
+                await self._set_level(x)
                 response = await self._talk.call(request, self)
         except Refused as refusal:
             self._fail(refused_to_start(self.server, refusal), "the server is lost")

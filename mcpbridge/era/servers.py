@@ -29,6 +29,7 @@ from mcpbridge.era.standing import (
     server_info,
     set_level,
     shared_session,
+    version_of,
 )
 from mcpbridge.era.translate import LEGACY_ONLY, discover_result, to_legacy_request, to_modern_response
 from mcpbridge.errors import BridgeError
@@ -43,12 +44,16 @@ SUBSCRIBE_WAIT = 10.0  # seconds a server has to accept one subscription
 MAX_SUBSCRIPTIONS = 1000  # resource URIs of one listen
 RECONNECT = 1.0
 MAX_RECONNECT = 30.0
+TASKS = "tasks/"
 
 
 async def call(x: Exchange, parking: Parking) -> Response:
-    """Answer ``x`` from its legacy backend. Raises BridgeError."""
+    """Answer ``x`` from its legacy backend. Raises BridgeError.
+
+    Tasks of 2025-11-25 are not those of the extension of 2026-07-28; neither is advertised to the other side.
+    """
     method = x.request.method
-    if method in LEGACY_ONLY:
+    if method in LEGACY_ONLY or method.startswith(TASKS):
         raise BridgeError("method_not_found", f"{method} does not exist in this protocol version", sent=False)
     try:
         if method == "server/discover":
@@ -82,6 +87,8 @@ async def _plain(x: Exchange, talk: BackendSession) -> Response:
         if error.reason != "backend_session_lost":
             raise
         talk = await shared_session(x)  # the server forgot the session and did not run the call
+        if x.view.log_level is not None:
+            await set_level(talk, x.view.log_level)
         response = await _ask(x, talk)
     if x.request.method in ROUNDS and url_elicitations(response) is not None:
         raise BridgeError("missing_capability", "the server asks for a page to be visited", requiredCapabilities=URL_NEEDED)
@@ -93,7 +100,7 @@ async def _ask(x: Exchange, talk: BackendSession) -> Response:
     if not talk.upstream.names_request:
         talk.callers.append(way)
     try:
-        return await talk.call(to_legacy_request(x.request), way)
+        return await talk.call(to_legacy_request(x.request, version_of(talk)), way)
     except asyncio.CancelledError:
         failure = way.failure()
         if failure is None:

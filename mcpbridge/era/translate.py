@@ -33,6 +33,8 @@ LEGACY_ONLY = frozenset({"initialize", "ping", "logging/setLevel", "resources/su
 MODERN_ONLY = frozenset({"server/discover", "subscriptions/listen"})
 _RESERVED = frozenset({PROTOCOL_VERSION, CLIENT_INFO, CLIENT_CAPABILITIES, LOG_LEVEL})
 _ROUND = frozenset({"inputResponses", "requestState"})
+_CONTEXT = frozenset({"context"})
+_WITHOUT_CONTEXT = ("2024-11-05", "2025-03-26")  # completion has context.arguments since 2025-06-18
 _UNKNOWN_METHOD = "Invalid request parameters"  # how Python SDK 1.x answers a method that it does not know
 _COMPLETE = Raw(b'"complete"')
 _members = partial(members, reason="bad_answer")  # of what a server said
@@ -51,10 +53,12 @@ def initialize_params(capabilities: Mapping[str, Any], client_info: Any) -> dict
 # A modern client's message for a legacy server
 
 
-def to_legacy_request(request: Request) -> Request:
-    """Without the reserved ``_meta`` members and what belongs to further rounds; everything else as it was."""
-    if request.params is not None and not _ROUND.isdisjoint(request.params):
-        request = request.with_params({name: raw for name, raw in request.params.items() if name not in _ROUND})
+def to_legacy_request(request: Request, version: str = NEWEST_LEGACY) -> Request:
+    """Without the reserved ``_meta`` members, what belongs to further rounds and what a server of ``version`` cannot know;
+    everything else as it was."""
+    dropped = _ROUND | _CONTEXT if request.method == "completion/complete" and version in _WITHOUT_CONTEXT else _ROUND
+    if request.params is not None and not dropped.isdisjoint(request.params):
+        request = request.with_params({name: raw for name, raw in request.params.items() if name not in dropped})
     return request.with_meta({key: raw for key, raw in request.meta.items() if key not in _RESERVED})
 
 
@@ -63,7 +67,7 @@ def to_modern_response(method: str, response: Response, server_info: Raw | None)
     if response.error is not None:
         return _modern_error(method, response)
     result = dict(_members(response.result or b"{}"))
-    result.setdefault("resultType", _COMPLETE)
+    result["resultType"] = _COMPLETE  # whatever a legacy server means by that name: its session knows no other kind
     if method in CACHEABLE:
         result.setdefault("ttlMs", Raw(b"0"))
         result.setdefault("cacheScope", Raw(b'"private"'))
@@ -102,6 +106,8 @@ def _modern_error(method: str, response: Response) -> Response:
     code = bytes(error.get("code") or b"")
     if code == b"-32002":  # resource not found: modern servers must not send it
         return Response(response.id, None, Raw(m.join({**error, "code": Raw(b"-32602")})), b"", response.extra)
+    if code == b"-32042":  # questions are put otherwise now, and only calls have any
+        return Response(response.id, None, Raw(m.join({**error, "code": Raw(b"-32603")})), b"", response.extra)
     if code == b"-32602" and method not in METHODS and text(error.get("message")) == _UNKNOWN_METHOD:
         return Response(response.id, None, Raw(m.join({**error, "code": Raw(b"-32601")})), b"", response.extra)
     return response

@@ -1,106 +1,41 @@
-"""Parked calls: a legacy server asks, a modern client answers by a retry; who may, when not, and what becomes of the rest."""
+"""Parked calls: a legacy server asks, a modern client answers by a retry; when not, and what becomes of the rest."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from mcpbridge.bridge import Bridge
-from mcpbridge.core.exchange import NoReply, Principal, Reply
-from mcpbridge.core.server import Server
+from mcpbridge.core.exchange import Reply
 from mcpbridge.era import Crossings
 from mcpbridge.era import parking as module
 from mcpbridge.era.parking import Parking
 from mcpbridge.errors import FAULTS, BridgeError
 from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.wire import message as m
-from tests.support.scripted import META, WAIT, Scripted, Talk, add, answer, exchange, never, until
-
-ALL = {"elicitation": {"form": {}, "url": {}}, "sampling": {}, "roots": {}}
-NAME = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
-FORM = m.request("q", "elicitation/create", {"message": "Your name?", "requestedSchema": NAME})
-SAMPLE = m.request("q", "sampling/createMessage", {"messages": [], "maxTokens": 1})
-ROOTS = m.request("q", "roots/list")
-YES = {"action": "accept", "content": {"name": "Ann"}}
-ANN, BOB = Principal("i", "ann"), Principal("i", "bob")
-
-
-class Asking(Scripted):
-    """A legacy server whose tools ask: ``asks`` are put at once, and the result tells the answers."""
-
-    def __init__(self, *asks: m.Request) -> None:
-        super().__init__()
-        self.asks: tuple[m.Request, ...] = asks
-        self.told: list[Any] = []  # what its questions were answered with
-        self.cut: list[Talk] = []  # where a call was cancelled
-        self.is_named = False  # whether the transport says which call asks
-        self.answer = self.serve
-
-    async def serve(self, talk: Talk, request: m.Request, reply: Reply) -> m.Response:
-        if request.method not in ("tools/call", "prompts/get", "resources/read"):
-            return await answer(talk, request, reply)
-        ask = reply.ask if self.is_named else talk.inbox.asked
-        try:
-            said = [plain(one) for one in await asyncio.gather(*(ask(question) for question in self.asks))]
-        except asyncio.CancelledError:
-            self.cut.append(talk)
-            raise
-        self.told += said
-        return m.result(request.id, {"said": said, "arguments": request.param("arguments")})
-
-
-def methods(servers: Scripted) -> list[list[str]]:
-    """What each conversation heard, without the reading of schemas that an HTTP client's first call brings."""
-    return [[method for method in talk.methods if method != "tools/list"] for talk in servers.talks]
-
-
-def plain(response: m.Response) -> Any:
-    return m.loads(response.result) if response.result is not None else {"code": m.loads(response.error or b"")["code"]}
-
-
-def call(method: str = "tools/call", capabilities: object = ALL, id: int | str = 1, **params: object) -> m.Request:
-    meta = {**META, "io.modelcontextprotocol/clientCapabilities": capabilities, **params.pop("meta", {})}  # type: ignore[dict-item]
-    return m.request(id, method, {"name": "t", "arguments": {"n": 1}, **params, "_meta": meta})
-
-
-def retry(state: object, answers: object = None, **params: Any) -> m.Request:
-    brought = {} if answers is None else {"inputResponses": answers}
-    return call(requestState=state, **brought, **params)
-
-
-def legacy(bridge: Bridge, scripted: Scripted, name: str = "s", **options: Any) -> Server:
-    server = add(bridge, scripted, name, **options)
-    server.backends[0].speaks.update({"modern": False, "legacy": True})
-    return server
-
-
-def result(response: m.Response | None) -> Any:
-    assert response is not None
-    return m.loads(response.result or response.error or b"")
-
-
-async def say(
-    bridge: Bridge, server: Server, request: m.Request, principal: Principal = ANN, reply: Reply | None = None
-) -> Any:
-    return result(await bridge.one(exchange(request, server, principal=principal, reply=reply)))
-
-
-async def asked(bridge: Bridge, server: Server, request: m.Request | None = None, principal: Principal = ANN) -> Any:
-    said = await say(bridge, server, request or call(), principal)
-    assert said["resultType"] == "input_required"
-    return said
-
-
-@contextmanager
-def refused(reason: str, code: int = -32602) -> Iterator[None]:
-    with pytest.raises(BridgeError) as caught:
-        yield
-    assert (caught.value.reason, caught.value.fault.code) == (reason, code)
+from tests.support.asking import (
+    ALL,
+    ANN,
+    BOB,
+    FORM,
+    NAME,
+    ROOTS,
+    SAMPLE,
+    YES,
+    Asking,
+    asked,
+    call,
+    legacy,
+    methods,
+    plain,
+    refused,
+    retry,
+    say,
+)
+from tests.support.scripted import WAIT, Talk, answer, exchange, never, until
 
 
 @pytest.fixture
@@ -269,56 +204,6 @@ async def test_a_server_s_own_error_reaches_the_client_as_it_is(bridge: Bridge) 
     done = await say(bridge, server, retry(other["requestState"], {"elicitation_1": YES}))
     assert done == {"code": -32000, "message": "no"}
     assert (await say(bridge, server, retry(said["requestState"], {"elicitation_1": YES})))["said"] == [YES]
-
-
-# Attacks and mistakes: nothing reaches a server
-
-
-async def test_a_state_serves_its_own_call_only_and_nothing_else_is_delivered(bridge: Bridge, parking: Parking) -> None:
-    servers = Asking(FORM)
-    server = legacy(bridge, servers)
-    state = (await asked(bridge, server))["requestState"]
-    middle = len(state) // 2
-    flipped = state[:middle] + ("A" if state[middle] != "A" else "B") + state[middle + 1 :]
-    good = {"elicitation_1": YES}
-    for unknown in (flipped, state[:-1], state + "A", "", "x", 7, None, {}):
-        with refused("unknown_request_state"):
-            await say(bridge, server, retry(unknown, good))
-    with refused("unknown_request_state"):
-        await say(bridge, server, retry(state, good), BOB)
-    with refused("unknown_request_state"):
-        await say(bridge, legacy(bridge, Asking(FORM), "other"), retry(state, good))
-    with refused("request_state_mismatch"):
-        await say(bridge, server, retry(state, good, method="prompts/get"))
-    with refused("request_state_mismatch"):
-        await say(bridge, server, retry(state, good, arguments={"n": 2}))
-    with refused("request_state_mismatch"):
-        await say(bridge, server, retry(state, good, name="u"))
-    assert servers.told == []
-    assert len(parking) == 1
-    assert (await say(bridge, server, retry(state, good)))["said"] == [YES]
-    with refused("unknown_request_state"):  # replayed
-        await say(bridge, server, retry(state, good))
-    assert methods(servers) == [["initialize", "tools/call"]]
-
-
-async def test_of_two_retries_at_once_one_is_the_consumer(bridge: Bridge) -> None:
-    servers = Asking(FORM)
-    server = legacy(bridge, servers)
-    state = (await asked(bridge, server))["requestState"]
-    again = [say(bridge, server, retry(state, {"elicitation_1": {**YES, "_meta": {"n": n}}})) for n in range(5)]
-    outcomes = await asyncio.gather(*again, return_exceptions=True)
-    assert [isinstance(one, BridgeError) for one in outcomes].count(False) == 1
-    assert len(servers.told) == 1
-
-
-async def test_a_state_of_another_process_is_unknown(bridge: Bridge, parking: Parking) -> None:
-    server = legacy(bridge, Asking(FORM))
-    state = (await asked(bridge, server))["requestState"]
-    bridge.states.instance = "another"
-    with refused("unknown_request_state"):
-        await say(bridge, server, retry(state, {"elicitation_1": YES}))
-    assert len(parking) == 1
 
 
 # What a client cannot be asked
@@ -581,120 +466,3 @@ async def test_the_end_of_the_bridge_ends_its_parked_calls_and_their_servers_hea
     assert heard == [{"action": "cancel"}, ("cancelled", 0)]
     assert len(parking) == 0
     assert not parking.running
-
-
-# Whose conversation it is
-
-
-async def test_calls_that_may_be_asked_have_a_conversation_each_and_take_it_over_from_each_other(bridge: Bridge) -> None:
-    servers = Asking(FORM)
-    server = legacy(bridge, servers)
-    one, two = await asked(bridge, server), await asked(bridge, server)
-    await say(bridge, server, call("completion/complete"))
-    assert methods(servers) == [["initialize", "tools/call", "completion/complete"], ["initialize", "tools/call"]]
-    for said in (one, two):
-        await say(bridge, server, retry(said["requestState"], {"elicitation_1": YES}))
-    await asked(bridge, server)
-    await asked(bridge, server)
-    assert len(servers.talks) == 2
-
-
-async def test_a_conversation_belongs_to_one_principal_and_one_capability_set(bridge: Bridge) -> None:
-    servers = Asking()
-    server = legacy(bridge, servers)
-    for capabilities in (ALL, dict(reversed(ALL.items())), {"roots": {"listChanged": True}}, {"roots": {}}, {}):
-        await say(bridge, server, call(capabilities=capabilities))
-    await say(bridge, server, call(), BOB)
-    declared = [m.loads(talk.requests[0].param("capabilities") or b"") for talk in servers.talks]
-    assert declared == [ALL, {"roots": {}}, {}, ALL]
-
-
-async def test_extensions_stay_behind_and_a_capability_that_is_no_object_is_refused(bridge: Bridge) -> None:
-    servers = Asking()
-    server = legacy(bridge, servers)
-    await say(bridge, server, call(capabilities={"elicitation": {}, "extensions": {"a/b": {}}, "experimental": {"x": {}}}))
-    assert m.loads(servers.talks[0].requests[0].param("capabilities") or b"") == {"elicitation": {}, "experimental": {"x": {}}}
-    with refused("invalid_params"):
-        await say(bridge, server, call(capabilities={"roots": True}))
-
-
-async def test_the_roots_that_a_client_gave_are_known_between_its_calls(bridge: Bridge) -> None:
-    servers = Asking(ROOTS)
-    server = legacy(bridge, servers)
-    said = await asked(bridge, server)
-    roots = {"roots": [{"uri": "file:///a"}]}
-    await say(bridge, server, retry(said["requestState"], {"roots_1": roots}))
-    assert plain(await servers.talks[0].inbox.asked(ROOTS)) == roots
-    assert plain(await servers.talks[0].inbox.asked(FORM)) == {"code": -32601}
-
-
-async def test_log_messages_come_only_while_a_round_asks_for_them(bridge: Bridge) -> None:
-    servers = Asking()
-    line = m.notification("notifications/message", {"level": "info", "data": 1})
-
-    async def talkative(talk: Talk, request: m.Request, reply: Reply) -> m.Response:
-        if request.method != "tools/call":
-            return await answer(talk, request, reply)
-        talk.inbox.notified(line)
-        await talk.inbox.asked(FORM)
-        talk.inbox.notified(line)
-        return m.result(request.id, {"content": []})
-
-    class Ear(NoReply):
-        def __init__(self) -> None:
-            self.heard: list[str] = []
-
-        def notify(self, notification: m.Notification) -> None:
-            self.heard.append(notification.method)
-
-    servers.answer = talkative
-    server = legacy(bridge, servers)
-    ears = [Ear(), Ear()]
-    level = {"io.modelcontextprotocol/logLevel": "info"}
-    said = await say(bridge, server, call(), reply=ears[0])
-    await say(bridge, server, retry(said["requestState"], {"elicitation_1": YES}, meta=level), reply=ears[1])
-    assert [ear.heard for ear in ears] == [[], ["notifications/message"]]
-    assert methods(servers) == [["initialize", "tools/call", "logging/setLevel"]]
-
-
-# Acceptance
-
-
-async def test_a_thousand_parked_calls_of_a_hundred_principals_each_get_their_own_answer(parking: Parking) -> None:
-    """Questions and answers name their call; the order of the answers is random; other principals try every state once."""
-    servers = Asking()
-    calls, principals = 1000, 100
-    seed = random.Random(7)
-
-    async def echoing(talk: Talk, request: m.Request, reply: Reply) -> m.Response:
-        if request.method != "tools/call":
-            return await answer(talk, request, reply)
-        number = m.loads(request.param("arguments") or b"")["n"]
-        form = {"message": str(number), "requestedSchema": NAME}
-        said = plain(await talk.inbox.asked(m.request("q", "elicitation/create", form)))
-        return m.result(request.id, {"number": number, "name": said["content"]["name"]})
-
-    servers.answer = echoing
-    async with Bridge("gateway", MemoryStore(), Crossings(parking), start_timeout=60.0) as bridge:
-        server = legacy(bridge, servers, limit=calls + principals)
-        who = [Principal("issuer", f"user {n % principals}") for n in range(calls)]
-
-        async def ask(n: int) -> str:
-            said = await asked(bridge, server, call(arguments={"n": n}), who[n])
-            assert said["inputRequests"]["elicitation_1"]["params"]["message"] == str(n)
-            return str(said["requestState"])
-
-        states = await asyncio.gather(*(ask(n) for n in range(calls)))
-        assert len(parking) == calls
-
-        async def finish(n: int) -> None:
-            answers = {"elicitation_1": {"action": "accept", "content": {"name": f"{who[n].subject}, {n}"}}}
-            with refused("unknown_request_state"):
-                await say(bridge, server, retry(states[n], answers, arguments={"n": n}), who[(n + 1) % principals])
-            done = await say(bridge, server, retry(states[n], answers, arguments={"n": n}), who[n])
-            assert (done["number"], done["name"]) == (n, f"{who[n].subject}, {n}")
-
-        order = list(range(calls))
-        seed.shuffle(order)
-        await asyncio.gather(*(finish(n) for n in order))
-        assert len(parking) == 0

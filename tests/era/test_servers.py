@@ -176,6 +176,34 @@ async def test_a_forgotten_session_is_opened_again_for_the_call_that_found_out(b
     assert len(servers.talks) == 2
 
 
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/list", "tasks/cancel", "ping", "initialize"])
+async def test_what_exists_in_the_other_era_only_is_not_found(bridge: Bridge, servers: Scripted, method: str) -> None:
+    server = legacy(bridge, servers)
+    with pytest.raises(BridgeError, match="does not exist"):
+        await bridge.one(exchange(request(method), server))
+    assert not any(method in talk.methods[1:] for talk in servers.talks)
+
+
+async def test_only_what_belongs_to_the_call_comes_on_its_stream(bridge: Bridge, servers: Scripted) -> None:
+    server = legacy(bridge, servers)
+    task, listener = await listening(bridge, server)
+    await until(lambda: listener.heard)
+    ear = Ear()
+
+    async def talkative(talk: Talk, request: m.Request, reply: Reply) -> m.Response:
+        said = ("tools/list_changed", "elicitation/complete", "message", "progress", "vendor/x")
+        for method in said if request.method == "tools/call" else ():
+            reply.notify(m.notification(f"notifications/{method}", {"progressToken": 1}))
+        return await answer(talk, request, reply)
+
+    servers.answer = talkative
+    await bridge.one(exchange(request("tools/call", name="t"), server, reply=ear))
+    assert ear.methods == ["vendor/x"]
+    await until(lambda: len(listener.heard) >= 2)
+    assert listener.methods == ["subscriptions/acknowledged", "tools/list_changed"]
+    await over(task)
+
+
 async def test_a_server_that_was_legacy_and_is_modern_only_now_costs_one_call(bridge: Bridge, servers: Scripted) -> None:
     server = legacy(bridge, servers)
 

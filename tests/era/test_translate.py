@@ -68,12 +68,38 @@ def test_a_legacy_result_comes_back_with_every_field(
     assert loads(back) == {"jsonrpc": "2.0", "id": 3, "result": whole}
 
 
-@given(st.integers(), st.text(max_size=10), VALUES)
-def test_errors_pass_but_for_the_one_code_that_modern_servers_must_not_send(code: int, message: str, data: Any) -> None:
+@given(st.integers() | st.sampled_from([-32002, -32042]), st.text(max_size=10), VALUES)
+def test_errors_pass_but_for_the_codes_that_modern_servers_must_not_send(code: int, message: str, data: Any) -> None:
     error = {"code": code, "message": message, "data": data}
     found = loads(to_modern_response("resources/read", m.error(1, error), None))["error"]
-    assert found == error | ({"code": -32602} if code == -32002 else {})
+    assert found == error | ({"code": {-32002: -32602, -32042: -32603}.get(code, code)})
     assert loads(to_legacy_response(m.error(1, error)))["error"] == error
+
+
+@pytest.mark.parametrize(
+    ("method", "message", "code"),
+    [
+        ("vendor/x", "Invalid request parameters", -32601),
+        ("vendor/x", "a is missing", -32602),
+        ("tools/list", "Invalid request parameters", -32602),
+    ],
+)
+def test_a_method_that_the_old_sdk_does_not_know_is_not_found(method: str, message: str, code: int) -> None:
+    answer = m.error(1, {"code": -32602, "message": message, "data": ""})
+    assert loads(to_modern_response(method, answer, None))["error"] == {"code": code, "message": message, "data": ""}
+
+
+def test_what_a_legacy_server_calls_its_result_cannot_ask_for_another_round() -> None:
+    answer = m.result(1, {"resultType": "input_required", "requestState": "x"})
+    assert loads(to_modern_response("tools/call", answer, None))["result"]["resultType"] == "complete"
+
+
+@pytest.mark.parametrize(("version", "is_kept"), [("2024-11-05", False), ("2025-03-26", False), ("2025-06-18", True)])
+def test_the_context_of_a_completion_goes_to_servers_that_know_it(version: str, is_kept: bool) -> None:
+    completion = m.request(1, "completion/complete", {"ref": {}, "context": {"arguments": {}}})
+    assert ("context" in (to_legacy_request(completion, version).params or {})) is is_kept
+    call = m.request(1, "tools/call", {"context": 1, "inputResponses": {}, "requestState": "x"})
+    assert set(to_legacy_request(call, version).params or {}) == {"context"}
 
 
 def test_a_servers_own_values_are_not_overwritten() -> None:

@@ -380,6 +380,26 @@ async def test_a_question_that_a_modern_client_cannot_be_given_is_refused_and_en
         assert body["error"]["data"]["requiredCapabilities"] == {"elicitation": {}}
 
 
+async def test_a_question_that_a_modern_client_can_be_given_parks_the_call_until_its_retry() -> None:
+    server = LegacyServer()
+    meta = {**META, "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}
+    headers = {"mcp_protocol_version": VERSION, "mcp_method": "tools/call", "mcp_name": "ask"}
+    async with world(server) as client:
+        call = {"name": "ask", "_meta": meta}
+        status, _, body = await client.post({"id": 1, "method": "tools/call", "params": call}, **headers)
+        assert status == 200
+        asked = body["result"]
+        assert asked["inputRequests"] == {"elicitation_1": {"method": "elicitation/create", "params": {"message": "?"}}}
+        again = {**call, "requestState": asked["requestState"], "inputResponses": {"elicitation_1": {"action": "decline"}}}
+        status, _, body = await client.post({"id": 2, "method": "tools/call", "params": again}, **headers)
+        assert status == 200
+        assert body["result"]["said"]["result"] == {"action": "decline"}
+        status, _, body = await client.post({"id": 3, "method": "tools/call", "params": again}, **headers)
+        assert status == 400
+        assert body["error"]["code"] == -32602
+        assert body["error"]["data"]["reason"] == "unknown_request_state"
+
+
 async def test_a_session_of_another_protocol_version_header_is_refused() -> None:
     async with world(LegacyServer()) as client:
         await client.initialize()
