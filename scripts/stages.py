@@ -78,7 +78,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("fuzz", (PYTHON, "tests/fuzz/run.py", "--seconds", "{fuzz_seconds}"), {"T1": 150, "T2": 4500}, tests=False),
     Stage("slow", special("slow"), {"T1": 240, "T2": 1800}),
     Stage("conformance", special("conformance", "-n", "2"), {"T1": 240, "T2": 900}, peers=True),
-    Stage("real", special("real"), {"T1": 420, "T2": 1800}, peers=True),
+    Stage("real", special("real"), {"T1": 540, "T2": 1800}, peers=True),
     Stage("chaos", special("chaos"), {"T1": 240, "T2": 1800}, peers=True),
     Stage("security", special("security"), {"T1": 60, "T2": 300}),
     Stage("tui", special("tui"), {"T1": 90, "T2": 120}),
