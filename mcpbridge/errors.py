@@ -41,6 +41,7 @@ FAULTS: dict[str, Fault] = {
     "no_backend": Fault(1002, 503, 503, True, "backend", "cross_protocol_load_balance_failed"),
     "stdio_no_such_file": Fault(1003, 502, 502, False, "backend", "stdio: no such file or directory"),
     "stdio_cannot_start": Fault(1003, 502, 502, False, "backend", "stdio: cannot start"),
+    "proxy_failed": Fault(1027, 502, 502, True, "backend", "proxy"),
     "connection_refused": Fault(1004, 502, 502, True, "backend", "connection refused"),
     "http_not_found": Fault(1005, 502, 502, False, "backend", "http: 404 not found"),
     "stream_closed": Fault(1006, 502, 502, True, "backend", "stream closed"),

@@ -17,9 +17,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from mcpbridge import __version__
+from mcpbridge.proxies import Proxy, proxy_for
 
 MAX_BYTES = 4 * 1024 * 1024
-_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class OutboundError(Exception):
@@ -78,30 +78,47 @@ async def stream(
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=total, sock_connect=connect_timeout, connect=connect_timeout, sock_read=silence)
+    proxy = proxy_for(url, os.environ)
+    login = {"Proxy-Authorization": proxy.authorization} if proxy is not None and proxy.authorization else {}
+    if proxy is not None and proxy.fault:
+        raise OutboundError(f"{_place(url)} is not reached: {proxy.fault}")
+    if not url.lower().startswith("https:"):
+        headers = {**(headers or {}), **login}  # no tunnel: the request itself goes to the proxy
     try:
-        place = urlsplit(url)
         async with (
             aiohttp.ClientSession(
                 timeout=timeout,
-                trust_env=place.hostname not in _LOCAL,
                 auto_decompress=False,
                 headers={"User-Agent": f"mcpbridge/{__version__}", "Accept-Encoding": "identity"},
             ) as session,
-            session.get(url, headers=headers, allow_redirects=False, ssl=_tls(ca_file)) as response,
+            session.get(
+                url,
+                headers=headers,
+                allow_redirects=False,
+                ssl=_tls(ca_file),
+                proxy=None if proxy is None else f"http://{proxy}",
+                proxy_headers=login or None,
+            ) as response,
         ):
+            if response.status == 407 and proxy is not None:
+                raise OutboundError(f"the proxy {proxy} answered HTTP 407 for {_place(url)}")
             yield Stream(response.status, response.content_type.lower(), response.content.iter_any())
     except (aiohttp.ClientError, OSError) as error:
-        raise OutboundError(_cause(url, error)) from error
+        raise OutboundError(_cause(url, error, proxy)) from error
 
 
 def _tls(ca_file: str | None) -> ssl.SSLContext | bool:
     return True if ca_file is None else ssl.create_default_context(cafile=ca_file)
 
 
-def _cause(url: str, error: Exception) -> str:
+def _cause(url: str, error: Exception, proxy: Proxy | None) -> str:
     import aiohttp
 
     place = _place(url)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy {proxy} answered HTTP {error.status} for {place}"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"the proxy {proxy} is not reached: {os.strerror(error.os_error.errno or errno.ECONNREFUSED).lower()}"
     if isinstance(error, TimeoutError):
         return f"no answer from {place} in time"
     if isinstance(error, aiohttp.ClientConnectorDNSError):

@@ -20,6 +20,7 @@ from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.core.ports import Dial
 from mcpbridge.core.server import Server
 from mcpbridge.observe.log import log
+from mcpbridge.proxies import proxy_for
 from mcpbridge.secrets import resolve_endpoint
 from mcpbridge.transports.http.dial import dial as dial_http
 from mcpbridge.transports.http1.pool import HttpPool
@@ -102,6 +103,7 @@ class Reach:
             self.pools[origin] = HttpPool(
                 origin,
                 ssl=self._context if parts.scheme == "https" else None,
+                proxy=proxy_for(origin, os.environ),
                 max_size=self._pool_size,
                 idle_timeout=self._idle_timeout,
                 max_lifetime=self._max_lifetime,

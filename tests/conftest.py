@@ -26,7 +26,7 @@ for _name in (
 os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", TZ="UTC", LC_ALL="C.UTF-8", TEXTUAL_ANIMATIONS="none")
 # Nothing of the person's own set-up may reach a test.
 for _name in list(os.environ):
-    if _name.startswith(("MCP_", "MCPBRIDGE_")):
+    if _name.startswith(("MCP_", "MCPBRIDGE_")) or _name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         del os.environ[_name]
 
 import pytest

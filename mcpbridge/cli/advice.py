@@ -41,6 +41,10 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "stdio_no_such_file": ("the command of a server does not exist", "check command and PATH; data.path is what was tried"),
     "stdio_cannot_start": ("the command exists, but cannot be run", "check that it is executable, and its cwd"),
     "connection_refused": ("nothing listens at the server's address", "start the server, or correct host and port"),
+    "proxy_failed": (
+        "the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names is not reached, or does not let the connection through",
+        "the message names the proxy and its answer; correct the variable, or add the server's host to NO_PROXY",
+    ),
     "http_not_found": ("the server's address has no MCP endpoint", "check the path of the url; most servers use /mcp"),
     "stream_closed": ("the server ended the connection with the call open", "look at the server's log; call again"),
     "protocol_mismatch": (

@@ -198,7 +198,8 @@ class HttpUpstream:
             raise BridgeError("http_not_found", f"server {self._name!r} at {self._path}", server=self._name, status=404)
         if status == 200:
             raise BridgeError("bad_answer", f"content type {kind or 'missing'!r}", server=self._name)
-        raise BridgeError("backend_error", f"server {self._name!r} answered HTTP {status}", server=self._name, status=status)
+        detail = f"server {self._name!r} answered HTTP {status}{self._pool.through}"
+        raise BridgeError("backend_error", detail, server=self._name, status=status)
 
     async def _from_batch(self, body: bytes, upstream_id: RequestId, request: Request, reply: Reply) -> Response:
         """The answer in an array (2025-03-26), and everything before it in its order."""

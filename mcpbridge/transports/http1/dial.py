@@ -116,15 +116,20 @@ async def _connect(family: int, address: Any) -> socket.socket:
     return sock
 
 
-def raise_dial_error(error: Exception) -> NoReturn:
-    """Turn what connecting raised into a BridgeError with ``sent=False``; no address in it, for clients may see it."""
+def raise_dial_error(error: Exception, through: str = "") -> NoReturn:
+    """Turn what connecting raised into a BridgeError with ``sent=False``; no address in it, for clients may see it.
+
+    ``through`` ends the message, for a connection that leads over a proxy.
+    """
     if isinstance(error, TimeoutError):
-        raise BridgeError("timeout", "connecting took too long", sent=False) from error
+        raise BridgeError("timeout", f"connecting took too long{through}", sent=False) from error
     if isinstance(error, ConnectionRefusedError):
         raise BridgeError("connection_refused", sent=False) from error
     if isinstance(error, ssl.SSLCertVerificationError):
-        raise BridgeError("backend_error", f"TLS certificate refused: {error.verify_message}", sent=False) from error
-    if isinstance(error, ssl.SSLError):
-        raise BridgeError("backend_error", f"TLS handshake failed: {error.reason or 'no reason given'}", sent=False) from error
-    cause = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-    raise BridgeError("backend_error", f"cannot connect: {cause}", sent=False) from error
+        cause = f"TLS certificate refused: {error.verify_message}"
+    elif isinstance(error, ssl.SSLError):
+        cause = f"TLS handshake failed: {error.reason or 'no reason given'}"
+    else:
+        name = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        cause = f"cannot connect: {name}"
+    raise BridgeError("backend_error", f"{cause}{through}", sent=False) from error

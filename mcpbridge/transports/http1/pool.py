@@ -5,6 +5,8 @@
 A server that takes no further connection of ours (429, or none at all) while others of ours are served is not lost: the call
 waits for one of those.
 
+Behind a proxy an https server is reached by a tunnel, an http server by absolute-form requests to the proxy.
+
 A connection the server may close any moment is the danger: a call that must not run twice only gets one that was used a few
 seconds ago, and a call that may run twice is sent once more when a reused connection dies before the first byte of an answer.
 
@@ -24,8 +26,10 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from mcpbridge.errors import BridgeError
+from mcpbridge.proxies import Proxy
 from mcpbridge.transports.http1.client import ClientConnection, HttpResponse
-from mcpbridge.transports.http1.dial import Resolver, connect, raise_dial_error
+from mcpbridge.transports.http1.dial import raise_dial_error
+from mcpbridge.transports.proxy import Route, refused
 from mcpbridge.wire.http1 import encode_request
 
 __all__ = ["HttpPool", "HttpResponse", "PoolStats"]
@@ -59,6 +63,7 @@ class HttpPool:
         url: str,
         *,
         ssl: ssl_module.SSLContext | None = None,
+        proxy: Proxy | None = None,
         max_size: int = 100,
         idle_timeout: float = 30,
         max_lifetime: float = 300,
@@ -83,7 +88,12 @@ class HttpPool:
         self.origin = f"{parts.scheme}://{authority}"
         self._host_name = name
         self._host_line = f"host: {authority}\r\n".encode("ascii")
-        self._resolver = Resolver(name, port)
+        self._route = Route(name, port, proxy, tunnel=self._is_tls)
+        self._prefix = ""  # of every target
+        if proxy is not None and not self._is_tls:
+            self._prefix = self.origin
+            if proxy.authorization:
+                self._host_line += f"proxy-authorization: {proxy.authorization}\r\n".encode("ascii")
         self._max_size = max_size
         self._idle_timeout = idle_timeout
         self._max_lifetime = max_lifetime
@@ -115,11 +125,12 @@ class HttpPool:
         ``max_response`` bounds ``HttpResponse.read``, in bytes. No timeout of its own beyond connecting: cancel the task.
         ``queued`` False: never waits for a connection and takes no other's place, for streams that last and for what the
         requests that hold the connections wait for.
-        Raises BridgeError: connection_refused, timeout, backend_error, server_busy, invalid_params (all ``sent=False``);
+        Raises BridgeError: connection_refused, timeout, backend_error, proxy_failed, server_busy, invalid_params (all
+        ``sent=False``);
         stream_closed, bad_answer.
         """
         try:
-            data = encode_request(method, target, self._host_line, headers, len(body)) + body
+            data = encode_request(method, self._prefix + target, self._host_line, headers, len(body)) + body
         except ValueError as error:
             raise BridgeError("invalid_params", str(error), sent=False) from None
         connection = None if self._waiters else self._take_idle(retry_safe)
@@ -129,6 +140,9 @@ class HttpPool:
             self._apart.add(connection)
         try:
             response = await self._send(connection, method, data, max_response)
+            if response.status == 407 and self._prefix and self._route.proxy is not None:
+                await response.aclose()
+                raise refused(self._route.proxy, 407)
             if response.status != 429 or not self._is_turned_away(connection, response):
                 return response
             await response.aclose()
@@ -140,6 +154,11 @@ class HttpPool:
         # A kept connection had died in silence, a fresh one tells the truth; or a fresh one was not let in beside the others.
         connection = await self._acquire(retry_safe, fresh=room > 1, room=room)
         return await self._send(connection, method, data, max_response)
+
+    @property
+    def through(self) -> str:
+        """`` through the proxy HOST:PORT`` to end a message with, or nothing."""
+        return self._route.through
 
     def stats(self) -> PoolStats:
         """Counters since the start and what is held now."""
@@ -278,7 +297,7 @@ class HttpPool:
             async with asyncio.timeout(self._dial_timeout):
                 if self._is_tls and self._ssl is None:
                     self._ssl = ssl_module.create_default_context()  # 20 ms: made once, and only when needed
-                sock = await connect(await self._resolver.resolve())
+                sock = await self._route.open()
                 try:
                     _, connection = await loop.create_connection(
                         lambda: ClientConnection(self._freed),
@@ -293,7 +312,7 @@ class HttpPool:
                     connection.close()
                     raise ConnectionAbortedError(ECONNABORTED, "the server closed the connection at once")
         except (OSError, TimeoutError) as error:
-            raise_dial_error(error)
+            raise_dial_error(error, self._route.through)
         connection.born = loop.time()
         try:
             self._check_open()

@@ -386,7 +386,7 @@ async def test_connecting_has_its_time(scripted, pool, monkeypatch):
     async def never(addresses):
         await asyncio.get_running_loop().create_future()
 
-    monkeypatch.setattr("mcpbridge.transports.http1.pool.connect", never)
+    monkeypatch.setattr("mcpbridge.transports.proxy.connect", never)
     one = pool("http://127.0.0.1:1", dial_timeout=0.02)
     with pytest.raises(BridgeError) as caught:
         await fetch(one)
