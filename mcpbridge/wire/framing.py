@@ -15,6 +15,11 @@ class Overlong(bytes):
     """The beginning of a line that was longer than the limit, in its place among the lines. ``envelope.parse`` refuses it."""
 
 
+def cut(message: bytes, max_message: int) -> Overlong:
+    """What is kept of a message longer than ``max_message`` bytes; ``message`` may be its beginning only."""
+    return Overlong(message[: min(HEAD, max_message)] + _CUT)
+
+
 class LineFramer:
     """Cuts a byte stream into lines of at most ``max_message`` bytes, without their ends (LF or CRLF) and without blank ones.
 
@@ -61,15 +66,12 @@ class LineFramer:
 
     def _line(self, raw: bytes) -> bytes:
         line = raw.removesuffix(b"\r")
-        return line if len(line) <= self._max else self._overlong(line)
+        return line if len(line) <= self._max else cut(line, self._max)
 
     def _checked(self, lines: list[bytes]) -> list[bytes]:
         """Stops holding a line once no end can make it short enough; one byte more may be the CR of its end."""
         if len(self._held) > self._max + 1:
-            lines.append(self._overlong(bytes(self._held[:HEAD])))
+            lines.append(cut(bytes(self._held[:HEAD]), self._max))
             self._held.clear()
             self._is_skipping = True
         return lines
-
-    def _overlong(self, line: bytes) -> Overlong:
-        return Overlong(line[: min(HEAD, self._max)] + _CUT)

@@ -2,9 +2,6 @@
 
     start ──► (serving) ──► stop_accepting ──► drain ──► close
 
-A plaintext port is accepted by the loop; a TLS port here, so that the first byte is seen before a handshake is paid for and
-plain HTTP gets a readable answer.
-
 Source: architecture sections 5 and 8; contract sections 6.2, 6.3; reliability section 1 (limits), table 3 rows 19 and 29.
 """
 
@@ -12,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 import ssl
 import time
@@ -21,15 +17,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from mcpbridge.observe.log import log
+from mcpbridge.transports.doors import BACKLOG, ConnectionLimits, TlsDoor, address_key, bind, tell_plain
 from mcpbridge.transports.http1.connection import ServerConnection
 from mcpbridge.transports.http1.request import HttpRefusal, HttpRequest, Responder
 from mcpbridge.wire.http1 import RequestHead, encode_fields, status_line
 
-__all__ = ["Admit", "HttpRefusal", "HttpRequest", "HttpServer", "RequestHandler", "Responder", "address_key"]
+__all__ = ["Admit", "HttpRefusal", "HttpRequest", "HttpServer", "RequestHandler", "Responder"]
 
-BACKLOG: Final = 4096
-HANDSHAKE_TIME: Final = 5.0  # seconds from accept to the end of the TLS handshake
-SHUTDOWN_TIME: Final = 2.0  # seconds to wait for a TLS close_notify
 TICK: Final = 1.0  # seconds between two looks at every connection
 MAX_LINGERING: Final = 512  # refused connections kept open so that their clients can read why
 CLOSE_TIME: Final = 5.0  # seconds that cancelled requests may take to end
@@ -62,6 +56,7 @@ class HttpServer:
         max_buffer: int = 8 * 1024 * 1024,
         max_connections: int = 10000,
         max_connections_per_ip: int = 100,
+        limits: ConnectionLimits | None = None,
         base_headers: Sequence[tuple[str, str]] = (),
         tls_headers: Sequence[tuple[str, str]] = (),
         idle_timeout: float = 300,
@@ -70,7 +65,8 @@ class HttpServer:
         """Sizes in bytes, times in seconds. ``base_headers`` go into every answer, ``tls_headers`` also, over TLS.
 
         ``on_error`` makes the answer of a handler that raised (None: it ended without an answer). ``sniff`` is asked when a
-        connection starts with neither HTTP nor TLS: the protocol it returns takes the connection over.
+        connection starts with neither HTTP nor TLS: the protocol it returns takes the connection over. ``limits`` are those of
+        several frontends together; without it the two numbers are this server's own.
         """
         self.handler = handler
         self.admit = admit
@@ -79,8 +75,7 @@ class HttpServer:
         self.max_header = max_header
         self.max_body = max_body
         self.max_buffer = max_buffer
-        self.max_connections = max_connections
-        self.max_connections_per_ip = max_connections_per_ip
+        self.limits = limits or ConnectionLimits(max_connections, max_connections_per_ip)
         self.idle_timeout = idle_timeout
         self.header_timeout = header_timeout
         self.refused: Counter[int] = Counter()  # answers of the engine itself, by status
@@ -92,12 +87,14 @@ class HttpServer:
         self._tls_headers = tuple(tls_headers)
         self._connections: set[ServerConnection] = set()
         self._lingering: set[ServerConnection] = set()
-        self._counts: Counter[str] = Counter()  # open connections by address key
-        self._counted = 0
-        self._handshakes: set[asyncio.Task[None]] = set()
-        self._acceptors: list[asyncio.Task[None]] = []
+        self._door = TlsDoor(
+            self.limits,
+            lambda key: ServerConnection(self, tls=True, key=key),
+            self._refuse_plain,
+            self._count_refused,
+            lambda message, peer, cause: self.say(message, peer, cause=cause),
+        )
         self._listeners: list[asyncio.AbstractServer] = []
-        self._sockets: list[socket.socket] = []
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
         self._said: dict[str, float] = {}
@@ -105,7 +102,7 @@ class HttpServer:
     @property
     def connections(self) -> int:
         """Open connections that count towards the limits."""
-        return self._counted
+        return sum(connection.key is not None for connection in self._connections) + self._door.waiting
 
     @property
     def active(self) -> int:
@@ -122,15 +119,14 @@ class HttpServer:
         if self._timer is None:
             self.loop = asyncio.get_running_loop()
             self._tick()
-        sockets = await _bind(self.loop, host, port)
+        sockets = await bind(host, port)
         for listener in sockets:
             if ssl is None:
                 self._listeners.append(
                     await self.loop.create_server(lambda: ServerConnection(self, tls=False), sock=listener, backlog=BACKLOG)
                 )
             else:
-                self._sockets.append(listener)
-                self._acceptors.append(self.loop.create_task(self._accept_tls(listener, ssl)))
+                self._door.listen(listener, ssl)
         address = sockets[0].getsockname()
         return address[0], address[1]
 
@@ -138,12 +134,8 @@ class HttpServer:
         """Close the listening sockets; open connections go on."""
         for listener in self._listeners:
             listener.close()
-        for task in self._acceptors:
-            task.cancel()
-        for sock in self._sockets:
-            self.loop.remove_reader(sock.fileno())
-            sock.close()
-        self._listeners, self._acceptors, self._sockets = [], [], []
+        self._door.stop_accepting()
+        self._listeners = []
 
     async def drain(self, timeout: float) -> None:
         """Close idle connections now, the others after their answer; wait ``timeout`` seconds at most for all to be gone."""
@@ -164,9 +156,7 @@ class HttpServer:
         self.stop_accepting()
         self._timer.cancel()
         tasks = [task for connection in list(self._connections) if (task := connection.abort()) is not None]
-        for handshake in self._handshakes:
-            handshake.cancel()
-        tasks += self._handshakes
+        tasks += self._door.abort()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=CLOSE_TIME)
             if late:
@@ -183,7 +173,7 @@ class HttpServer:
         if connection.key is not None:
             return 0
         key = address_key(peer)
-        status = self._claim(key)
+        status = self.limits.claim(key)
         if not status:
             connection.key = key
         return status
@@ -193,7 +183,7 @@ class HttpServer:
         self._connections.discard(connection)
         self._lingering.discard(connection)
         if connection.key is not None:
-            self._release(connection.key)
+            self.limits.release(connection.key)
             connection.key = None
         if self._emptied is not None and not self._connections and not self._emptied.done():
             self._emptied.set_result(None)
@@ -205,79 +195,17 @@ class HttpServer:
         self._lingering.add(connection)
         return True
 
-    def _claim(self, key: str) -> int:
-        if self._counted >= self.max_connections:
-            return 503
-        if self._counts[key] >= self.max_connections_per_ip:
-            return 429
-        self._counts[key] += 1
-        self._counted += 1
-        return 0
-
-    def _release(self, key: str) -> None:
-        self._counted -= 1
-        self._counts[key] -= 1
-        if not self._counts[key]:
-            del self._counts[key]
-
     # -- TLS
 
-    async def _accept_tls(self, listener: socket.socket, context: ssl.SSLContext) -> None:
-        while True:
-            try:
-                sock, address = await self.loop.sock_accept(listener)
-            except ConnectionError:
-                continue  # gone before we took it
-            except OSError as error:
-                if listener.fileno() < 0:
-                    return
-                self.say(f"cannot accept connections: {error.strerror}", "")
-                await asyncio.sleep(1)  # out of descriptors or memory: trying at once would only burn the core
-                continue
-            key = address_key(address[0])
-            status = self._claim(key)
-            if status:
-                self.refused[status] += 1
-                sock.close()
-                continue
-            task = self.loop.create_task(self._open_tls(sock, key, address[0], context))
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
-
-    async def _open_tls(self, sock: socket.socket, key: str, peer: str, context: ssl.SSLContext) -> None:
-        handed_over = False
-        try:
-            async with asyncio.timeout(HANDSHAKE_TIME):
-                await _readable(self.loop, sock)
-                first = sock.recv(1, socket.MSG_PEEK)
-                if first == b"\x16":
-                    await self.loop.connect_accepted_socket(
-                        lambda: ServerConnection(self, tls=True, key=key),
-                        sock,
-                        ssl=context,
-                        ssl_handshake_timeout=HANDSHAKE_TIME,
-                        ssl_shutdown_timeout=SHUTDOWN_TIME,
-                    )
-                    handed_over = True
-                elif first.isalpha():
-                    await self._refuse_plain(sock)
-        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-            self.say("TLS handshake failed", peer, cause=str(error) or type(error).__name__)
-        finally:
-            if not handed_over:
-                self._release(key)
-                sock.close()
+    def _count_refused(self, status: int) -> None:
+        self.refused[status] += 1
 
     async def _refuse_plain(self, sock: socket.socket) -> None:
-        """Answer plain HTTP in plain HTTP, then wait for the client to close so that no reset takes the answer away."""
-        self.refused[400] += 1
+        """Answer plain HTTP in plain HTTP."""
+        self._count_refused(400)
         body = b"This port speaks HTTPS. Use https:// in the URL.\n"
         fields = encode_fields((_TEXT, ("content-length", str(len(body))), ("connection", "close")))
-        await self.loop.sock_sendall(sock, status_line(400) + self.base + fields + b"\r\n" + body)
-        sock.shutdown(socket.SHUT_WR)
-        room = 65536
-        while room > 0 and (data := await self.loop.sock_recv(sock, 16384)):
-            room -= len(data)
+        await tell_plain(sock, status_line(400) + self.base + fields + b"\r\n" + body)
 
     # -- time
 
@@ -299,52 +227,6 @@ class HttpServer:
         if self.now - self._said.get(message, -TICK) >= TICK:
             self._said[message] = self.now
             _log.warn(message, peer=peer, **fields)
-
-
-async def _bind(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[socket.socket]:
-    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, kind, protocol)
-            sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # Port 0 means one free port for all addresses of the host, not one each.
-            sock.bind((address[0], port, *address[2:]))
-            port = sock.getsockname()[1]
-            sock.listen(BACKLOG)
-            sock.setblocking(False)
-    except BaseException:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
-
-
-async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_reader(sock.fileno(), wake)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(sock.fileno())
-
-
-def address_key(peer: str) -> str:
-    """What per-address limits count: the address, an IPv6 network of 64 bits, or the IPv4 address inside a mapped one."""
-    if ":" not in peer:
-        return peer
-    address = ipaddress.IPv6Address(peer.partition("%")[0])
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Address(int(address) >> 64 << 64)) + "/64"
 
 
 def _http_date(wall: float) -> str:

@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 
-from mcpbridge.transports.http1.server import address_key
+from mcpbridge.transports.doors import address_key
 from tests.support.http_gate import GET, NEXT, Gate, post
 
 # -- TLS and first bytes
@@ -56,7 +56,7 @@ async def test_a_failed_handshake_frees_its_place(serve, connect, tls, eventuall
 
 
 async def test_a_silent_handshake_is_ended(serve, connect, tls, monkeypatch, eventually):
-    monkeypatch.setattr("mcpbridge.transports.http1.server.HANDSHAKE_TIME", 0.05)
+    monkeypatch.setattr("mcpbridge.transports.doors.HANDSHAKE_TIME", 0.05)
     server = await serve(ssl=tls.server)
     silent, slow = await connect(server), await connect(server)
     slow.send(b"\x16\x03\x01")
