@@ -15,7 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mcpbridge.core.aggregate.endpoint import Endpoint, Part, Visible, announce
 from mcpbridge.core.backoff import Backoff
@@ -42,6 +42,15 @@ SWEEP = 15.0  # seconds between looks at idle sessions and conversations
 FIRST_CHECK = 1.0  # seconds after which a server that is not up is looked at again
 MAX_CHECK = 30.0
 IDLE_SHARED = 900.0  # seconds a shared conversation of a network server is kept without use
+
+
+class Way(NamedTuple):
+    """How one endpoint of a server is reached. ``address`` is for people; ``is_child``: a conversation is a process of ours."""
+
+    protocol: str
+    address: str
+    dial: Dial
+    is_child: bool = False
 
 
 class Bridge:
@@ -127,7 +136,7 @@ class Bridge:
     def add(
         self,
         name: str,
-        endpoints: Sequence[tuple[str, str, Dial]],
+        endpoints: Sequence[Way],
         *,
         isolation: Isolation = "principal",
         limit: int = 20,
@@ -135,12 +144,11 @@ class Bridge:
         namespace: str = "default",
         idle_timeout: float = 0.0,
     ) -> Server:
-        """Add a server; ``endpoints`` are ``(protocol, address for people, dial)``. ``limit``: most conversations of one
-        backend. ``idle_timeout``: seconds an unused shared conversation is kept, 0 for the default of its kind."""
+        """Add a server with one or more equal endpoints. ``limit``: most conversations of one backend. ``idle_timeout``:
+        seconds an unused shared conversation is kept, 0 for the default of its kind."""
         backends = []
-        for number, (protocol, address, dial) in enumerate(endpoints):
+        for number, (protocol, address, dial, is_child) in enumerate(endpoints):
             backend = Backend(f"{name}/{number}", protocol, address, dial, self.spawn, observe=self._observe, eras=self._eras)
-            is_child = protocol == "stdio"
             backend.pool = Pool(
                 backend,
                 limit=limit if is_child else max(limit, 1000),

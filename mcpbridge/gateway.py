@@ -1,7 +1,6 @@
-"""The gateway's wiring: HTTP faces in front, the full ring, servers behind, the management listener beside.
+"""The gateway's wiring: every frontend, the full ring, servers behind, the management listener beside.
 
-    server.port     /mcp  /mcp/{server}  POST /api/v1/execute   and every view
-    metrics.endpoint  /metrics, /health*, GET /api/v1/*
+    listeners -> faces (paths) -> frontends of the protocols -> front ring -> servers
 
 Source: issue "Gateway"; contract sections 1.1 (cli.gateway.run), 2 and 3.1.
 """
@@ -13,25 +12,27 @@ import errno
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from hashlib import sha256
 from os import urandom
 
 from mcpbridge.admin.app import App
 from mcpbridge.bridge import Bridge, refusing_while
-from mcpbridge.config.gateway import GatewayConfig, is_loopback
+from mcpbridge.config.gateway import GatewayConfig
+from mcpbridge.config.kinds import split_host_port
 from mcpbridge.config.load import Loaded
 from mcpbridge.config.problems import EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, ConfigError, Problem
-from mcpbridge.core.server import Server
+from mcpbridge.core.reception import Reception
 from mcpbridge.core.session import Session
 from mcpbridge.era import Crossings
 from mcpbridge.execute import Execute
+from mcpbridge.faces import Faces, Front, Frontends, bracketed, public_rules
 from mcpbridge.observe.log import configure, log
 from mcpbridge.observe.metrics import Registry
-from mcpbridge.observe.snapshot import ConfigStatus, Frontend, Snapshot, timestamp
+from mcpbridge.observe.snapshot import PROTOCOL_NAMES, ConfigStatus, Snapshot, timestamp
 from mcpbridge.policies.access_log import access_log
 from mcpbridge.policies.auth import StaticToken, Verify, authenticate, bearer
 from mcpbridge.policies.authorize import authorize
-from mcpbridge.policies.hosts import LOOPBACK, HostRules, host_rules, refusal
 from mcpbridge.policies.jwt import JwtKeys
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
@@ -39,16 +40,15 @@ from mcpbridge.seal import Sealer, certificate_end, derive_key, random_secret
 from mcpbridge.status import Status
 from mcpbridge.stores.events import MemoryEvents
 from mcpbridge.stores.memory import MemoryStore
+from mcpbridge.transports.doors import ConnectionLimits
 from mcpbridge.transports.http.listen import HttpFrontend
-from mcpbridge.transports.http1.server import HttpRequest, HttpServer, Responder
+from mcpbridge.transports.http1.server import HttpServer
 from mcpbridge.transports.stdio.launch import withhold
 from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, raise_fd_limit, run
 
 _log = log("gateway")
-MAX_ACCEPTED = 1000
 SNAPSHOT_AGE = 1.0  # seconds a snapshot is served before a new one is made (contract http.status)
 LIST_WAIT = 2.0  # seconds a server may delay a list; less than a router's own 3, which asks us
-API = "/api/v1"
 BASE_HEADERS = (
     ("x-content-type-options", "nosniff"),
     ("x-frame-options", "DENY"),
@@ -80,7 +80,8 @@ class Gateway:
         self._status = Status(self._registry)
         self._last: tuple[float, Snapshot] | None = None
         self._ready = False
-        self._frontends: dict[str, Frontend] = {}
+        self._frontends = Frontends()
+        self._reception: Reception
         self._not_after: float | None = None
 
     async def serve(self) -> int:
@@ -133,7 +134,7 @@ class Gateway:
                 endpoint,
             )
             execute.front = front
-            self._app = App(
+            app = App(
                 lambda: self._snapshot(bridge, store.kind),
                 self._registry,
                 verify=verify,
@@ -142,27 +143,29 @@ class Gateway:
                 metrics_path=config.metrics.path if config.metrics.enabled else None,
             )
             mcp = HttpFrontend(front, bridge.draining, events.open, deadline=config.routing.request_timeout)
-            faces = _Faces(self, bridge, mcp, execute)
-            public, management = self._servers(faces)
-            await self._listen(public, management)
+            faces = Faces(config, bridge, app, mcp, execute)
+            self._reception = Reception(
+                front,
+                bridge.spawn,
+                bridge.sessions,
+                faces.target_of,
+                bridge.draining,
+                deadline=config.routing.request_timeout,
+            )
+            management = await self._listen(faces)
             bridge.watch()
             self._ready = True
             names = ", ".join(bridge.servers) or "none"
-            _log.info(
-                "gateway ready",
-                servers=names,
-                config=self._loaded.path,
-                addresses=[f.address for f in self._frontends.values()],
-            )
+            _log.info("gateway ready", servers=names, config=self._loaded.path, listeners=self._frontends.addresses)
             status = await stop
             _log.info("draining", in_flight_limit_s=config.server.drain_timeout)
             bridge.draining.set()
-            public.stop_accepting()
-            draining = asyncio.ensure_future(public.drain(config.server.drain_timeout))
+            self._frontends.stop_accepting()
+            draining = asyncio.ensure_future(self._frontends.drain(config.server.drain_timeout))
             await first_of(draining, now)
-            is_clean = draining.done() and public.connections == 0
+            is_clean = draining.done() and self._frontends.connections == 0
             draining.cancel()
-            await public.close()
+            await self._frontends.close()
             await management.close()
             await reach.close()
         return 0 if is_clean else status
@@ -206,39 +209,53 @@ class Gateway:
             return [derive_key(config.auth.jwt.secret.encode(), "seal")]
         return [random_secret()]
 
-    def _servers(self, faces: _Faces) -> tuple[HttpServer, HttpServer]:
+    async def _listen(self, faces: Faces) -> HttpServer:
+        """Open every listener that is switched on; the management listener, which outlives them. Raises ConfigError."""
+        limits = ConnectionLimits(self._config.server.max_connections, self._config.server.max_connections_per_ip)
+        await self._listen_http(faces, limits)
+        return await self._listen_management(faces)
+
+    async def _listen_http(self, faces: Faces, limits: ConnectionLimits) -> None:
+        """The port of HTTP, and of every protocol that begins as HTTP."""
         config = self._config.server
-        public = HttpServer(
+        server = HttpServer(
             faces.public,
             max_header=config.security.max_header_size,
             max_body=config.security.max_request_size,
-            max_connections=config.max_connections,
-            max_connections_per_ip=config.max_connections_per_ip,
+            limits=limits,
             base_headers=BASE_HEADERS,
             tls_headers=TLS_HEADERS,
         )
-        return public, HttpServer(faces.management, base_headers=BASE_HEADERS, max_connections=200)
-
-    async def _listen(self, public: HttpServer, management: HttpServer) -> None:
-        config = self._config
         context = self._tls()
         try:
-            host, port = await public.start(config.server.host, config.server.port, context)
+            host, port = await server.start(config.host, config.port, context)
         except OSError as error:
-            raise self._not_listening("server.port", f"{_host(config.server.host)}:{config.server.port}", error) from error
+            raise self._not_listening("server.port", f"{bracketed(config.host)}:{config.port}", error) from error
+        self._frontends.add(server)
         scheme = "https" if context is not None else "http"
-        self._frontends["http"] = Frontend(True, f"{scheme}://{_host(host)}:{port}")
-        self._public = public
-        _log.info("listening", protocol="http", address=self._frontends["http"].address)
-        endpoint = config.metrics.endpoint
-        m_host, _, m_port = endpoint.rpartition(":")
+        self._speak("http", f"{scheme}://{bracketed(host)}:{port}", lambda: server.connections, lambda: server.active)
+
+    async def _listen_management(self, faces: Faces) -> HttpServer:
+        server = HttpServer(faces.management, base_headers=BASE_HEADERS, max_connections=200)
+        endpoint = self._config.metrics.endpoint
+        host, port = split_host_port(endpoint)
         try:
-            bound = await management.start(m_host.strip("[]") or "127.0.0.1", int(m_port))
-            _log.info("management listening", protocol="none", address=f"http://{_host(bound[0])}:{bound[1]}")
+            bound = await server.start(host or "127.0.0.1", port)
+            _log.info("management listening", protocol="none", address=f"http://{bracketed(bound[0])}:{bound[1]}")
         except OSError as error:
             if "metrics.endpoint" in self._explicit():
                 raise self._not_listening("metrics.endpoint", endpoint, error) from error
             _log.warn("the management listener is not open; metrics and health are on the public port only", error=str(error))
+        return server
+
+    def _speak(
+        self, protocol: str, address: str, connections: Callable[[], int] | None = None, active: Callable[[], int] | None = None
+    ) -> None:
+        """Note a protocol that listens now; the clients of the duplex ones are counted by the reception."""
+        reception = self._reception
+        count = connections or (lambda: reception.connections(protocol))
+        self._frontends.speak(protocol, Front(address, count, active or (lambda: reception.active(protocol))))
+        _log.info("listening", protocol=protocol, address=address)
 
     def _not_listening(self, key: str, address: str, error: OSError) -> ConfigError:
         """Why an address cannot be listened on, with the exit status that tells a supervisor whether to try again."""
@@ -264,83 +281,24 @@ class Gateway:
     def _snapshot(self, bridge: Bridge, store: str) -> Snapshot:
         now = time.monotonic()
         if self._last is None or now - self._last[0] >= SNAPSHOT_AGE:
-            frontends = {
-                name: Frontend(f.listening and not bridge.draining.is_set(), f.address, self._public.connections)
-                for name, f in self._frontends.items()
-            }
+            frontends = self._frontends.told(listening=not bridge.draining.is_set())
             config = ConfigStatus(self._loaded.path, timestamp(bridge.started), None)
             snapshot = self._status.snapshot(
                 bridge, frontends, store=store, ready=self._ready, config=config, not_after=self._not_after
             )
             self._last = (now, snapshot)
-            total, active = self._public.connections, self._public.active
-            state = "draining" if bridge.draining.is_set() else "idle"
-            for label, value in (("active", active), ("idle", 0), ("draining", 0), (state, total - active)):
-                self._registry.set("mcp_gateway_connections_total", float(value), protocol="http", state=label)
+            counts = self._frontends.counts()
+            rest = "draining" if bridge.draining.is_set() else "idle"
+            for protocol in PROTOCOL_NAMES:
+                total, active = counts.get(protocol, (0, 0))
+                for state, value in {"active": active, "idle": 0, "draining": 0, rest: total - active}.items():
+                    self._registry.set("mcp_gateway_connections_total", float(value), protocol=protocol, state=state)
         return self._last[1]
-
-
-class _Faces:
-    """Paths to handlers, behind the Host and Origin rules that every face shares."""
-
-    def __init__(self, gateway: Gateway, bridge: Bridge, mcp: HttpFrontend, execute: Execute) -> None:
-        config = gateway._config
-        self._gateway = gateway
-        self._bridge = bridge
-        self._mcp = mcp
-        self._execute = execute
-        self._rules = public_rules(config)
-        self._accepted: set[tuple[str | None, str | None]] = set()  # Host and Origin that passed: clients repeat themselves
-        self._local = host_rules(LOOPBACK, config.server.allowed_origins)
-        prefix = config.routing.prefix
-        servers = tuple(bridge.servers.values())
-        self._all: Server | tuple[Server, ...] = servers[0] if len(servers) == 1 and prefix != "always" else servers
-
-    async def public(self, request: HttpRequest, responder: Responder) -> None:
-        names = (request.headers.get("host"), request.headers.get("origin"))
-        if names not in self._accepted:
-            refused = refusal(self._rules, *names)
-            if refused is None and len(self._accepted) < MAX_ACCEPTED:
-                self._accepted.add(names)
-        else:
-            refused = None
-        if refused is not None:
-            await self._gateway._app.refuse(responder, refused.status, refused.text, request.headers)
-            return
-        path = request.path
-        if path in ("/mcp", f"{API}/mcp"):
-            await self._mcp.handle(request, responder, self._all)
-        elif path.startswith("/mcp/") and path[5:] in self._bridge.servers:
-            await self._mcp.handle(request, responder, self._bridge.servers[path[5:]])
-        elif path.startswith("/mcp/"):
-            text = "no server has this name; GET /api/v1/status lists those there are"
-            await self._gateway._app.refuse(responder, 404, text, request.headers)
-        elif path == f"{API}/execute":
-            if request.method == "POST":
-                await self._execute.handle(request, responder, self._all)
-            else:
-                await self._gateway._app.misused(responder, "POST", request.headers)
-        else:
-            await self._gateway._app.handle(request, responder, metrics=False)
-
-    async def management(self, request: HttpRequest, responder: Responder) -> None:
-        is_get = request.method in ("GET", "HEAD")
-        refused = refusal(self._local, request.headers.get("host"), request.headers.get("origin"), check_host=not is_get)
-        if refused is not None:
-            await self._gateway._app.refuse(responder, refused.status, refused.text, request.headers)
-            return
-        await self._gateway._app.handle(request, responder, metrics=True)
 
 
 def _secrets(config: GatewayConfig) -> list[str]:
     """What only the gateway itself may know."""
     return [config.auth.jwt.secret, *config.sessions.seal_keys, *(entry.token for entry in config.auth.static_tokens)]
-
-
-def public_rules(config: GatewayConfig) -> HostRules:
-    """The names the public listener answers to: those configured, else loopback's, and its own address."""
-    hosts = config.server.allowed_hosts or (LOOPBACK if is_loopback(config.server.host) else ())
-    return host_rules(hosts, config.server.allowed_origins, bind=config.server.host)
 
 
 def jwt_keys(config: GatewayConfig) -> JwtKeys | None:
@@ -356,7 +314,3 @@ def _mint(sealer: Sealer, record: Session, instance: str, ttl: float) -> str:
     """A session id: a seal that says whose and where the session is (decision 5). It locates; the token authorizes."""
     payload = b"1" + sha256(record.principal.encode()).digest()[:16] + bytes.fromhex(instance) + urandom(16)
     return sealer.seal("session", payload, ttl)
-
-
-def _host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

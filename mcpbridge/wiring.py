@@ -15,7 +15,8 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from mcpbridge.bridge import Bridge
+from mcpbridge.bridge import Bridge, Way
+from mcpbridge.config.protocols import SECURE, protocol_of
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.core.ports import Dial
 from mcpbridge.core.server import Server
@@ -60,10 +61,9 @@ class Reach:
 
     def add(self, spec: ServerSpec, *, prefix: bool = True) -> Server:
         """Add a configured server to the bridge."""
-        endpoints = [(kind_of(e), e.target, self._dial(spec.name, e)) for e in spec.endpoints]
         return self._bridge.add(
             spec.name,
-            endpoints,
+            [self._way(spec.name, endpoint) for endpoint in spec.endpoints],
             isolation=spec.isolation,
             limit=spec.max_children,
             prefix=prefix,
@@ -75,16 +75,26 @@ class Reach:
         for pool in self.pools.values():
             await pool.close()
 
-    def _dial(self, name: str, endpoint: EndpointSpec) -> Dial:
-        if kind_of(endpoint) == "stdio":
-            return dial_stdio(
-                name,
-                self._bridge.spawn,
-                lambda: _argv(resolve_endpoint(endpoint)),
-                env=lambda: resolve_endpoint(endpoint).env,
-                cwd=endpoint.cwd or None,
-                max_message=self._max_message,
-            )
+    def _way(self, name: str, endpoint: EndpointSpec) -> Way:
+        """How an endpoint is reached: one line per protocol, one method for each."""
+        protocol = kind_of(endpoint)
+        dial: Callable[[str, EndpointSpec], Dial] = {
+            "stdio": self._child,
+            "http": self._http,
+        }[protocol]
+        return Way(protocol, endpoint.target, dial(name, endpoint), is_child=bool(endpoint.command))
+
+    def _child(self, name: str, endpoint: EndpointSpec) -> Dial:
+        return dial_stdio(
+            name,
+            self._bridge.spawn,
+            lambda: _argv(resolve_endpoint(endpoint)),
+            env=lambda: resolve_endpoint(endpoint).env,
+            cwd=endpoint.cwd or None,
+            max_message=self._max_message,
+        )
+
+    def _http(self, name: str, endpoint: EndpointSpec) -> Dial:
         return dial_http(
             name,
             self._bridge.spawn,
@@ -94,15 +104,21 @@ class Reach:
             max_response=self._max_response,
         )
 
+    def _context_for(self, url: str) -> ssl.SSLContext | None:
+        """The TLS context for an address that means TLS, loaded once."""
+        if urlsplit(url).scheme not in SECURE:
+            return None
+        if self._context is None:
+            self._context = self._tls()
+        return self._context
+
     def _pool(self, url: str) -> HttpPool:
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
         if origin not in self.pools:
-            if parts.scheme == "https" and self._context is None:
-                self._context = self._tls()
             self.pools[origin] = HttpPool(
                 origin,
-                ssl=self._context if parts.scheme == "https" else None,
+                ssl=self._context_for(url),
                 proxy=proxy_for(origin, os.environ),
                 max_size=self._pool_size,
                 idle_timeout=self._idle_timeout,
@@ -114,10 +130,8 @@ class Reach:
 
 
 def kind_of(endpoint: EndpointSpec) -> str:
-    """The protocol of an endpoint: a command is stdio, an address Streamable HTTP."""
-    if endpoint.protocol != "auto":
-        return endpoint.protocol
-    return "stdio" if endpoint.command else "http"
+    """The protocol of an endpoint: a command is stdio, an address what it declares or its scheme says."""
+    return "stdio" if endpoint.command else protocol_of(endpoint.url, endpoint.protocol)
 
 
 def _argv(endpoint: EndpointSpec) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mcpbridge.bridge import Bridge
+from mcpbridge.bridge import Bridge, Way
 from mcpbridge.core.tasks import share, wait_shared
 from mcpbridge.errors import BridgeError
 from mcpbridge.stores.memory import MemoryStore
@@ -84,7 +84,7 @@ async def test_a_server_that_a_session_missed_is_linked_when_it_is_back() -> Non
 
     dialled, servers.dialled = servers.dialled, down
     async with new() as bridge:
-        server = bridge.add("s", [("http", "s", servers.dial)])
+        server = bridge.add("s", [Way("http", "s", servers.dial)])
         session = client(back=back)
         await bridge.sessions.add(session)
         with pytest.raises(BridgeError, match="connection refused"):

@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from mcpbridge.config.kinds import COUNT, DURATION, ITEMS, LEVEL, MAP, PATH, TEXTS, URL, Kind, choice, matching
+from mcpbridge.config.kinds import COUNT, DURATION, ITEMS, LEVEL, MAP, PATH, TEXTS, Kind, choice, matching
 from mcpbridge.config.problems import Place
+from mcpbridge.config.protocols import ADDRESS, PROTOCOLS
 from mcpbridge.config.rows import Row, Section
 
 LogLevel = Literal["trace", "debug", "info", "warn", "error"]
@@ -23,12 +24,12 @@ _VARIABLE = matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment vari
 
 def _server_url(text: str) -> str:
     if "${secret:" not in text:
-        return str(URL.parse(text))
-    URL.parse(re.sub(r"\$\{secret:[^}]*\}", "x", text))  # the rest is checked now, the whole when the secret is known
+        return str(ADDRESS.parse(text))
+    ADDRESS.parse(re.sub(r"\$\{secret:[^}]*\}", "x", text))  # the rest is checked now, the whole when the secret is known
     return text
 
 
-SERVER_URL = Kind("url", _server_url, URL.schema)
+SERVER_URL = Kind("url", _server_url, ADDRESS.schema)
 
 
 class EndpointSpec(Section, frozen=True, kw_only=True):
@@ -37,7 +38,10 @@ class EndpointSpec(Section, frozen=True, kw_only=True):
     ``${secret:NAME}`` in url, args, env and headers is still unresolved: ``mcpbridge.secrets.resolve_endpoint``.
     """
 
-    url: Annotated[str, Row(SERVER_URL, "address of the server", late_secrets=True)] = ""
+    url: Annotated[
+        str,
+        Row(SERVER_URL, "address of the server: http, https, ws, wss, sse, sses, tcp, tcps, unix or pipe", late_secrets=True),
+    ] = ""
     command: Annotated[str, Row(PATH, "program to run, without a shell")] = ""
     args: Annotated[tuple[str, ...], Row(TEXTS, "arguments of the command", late_secrets=True)] = ()
     env: Annotated[Mapping[str, str], Row(MAP, "variables added for the command", late_secrets=True)] = {}
@@ -45,8 +49,8 @@ class EndpointSpec(Section, frozen=True, kw_only=True):
     headers: Annotated[Mapping[str, str], Row(MAP, "HTTP headers sent with every request", late_secrets=True)] = {}
     token_env: Annotated[str, Row(_VARIABLE, "variable whose value is sent as bearer token")] = ""
     protocol: Annotated[
-        Literal["auto", "stdio", "http"],
-        Row(choice("auto", "stdio", "http"), "auto: stdio for a command, detected for an address"),
+        Literal["auto", "stdio", "websocket", "http", "sse", "tcp_binary"],
+        Row(choice("auto", *PROTOCOLS), "auto: stdio for a command, by its scheme for an address; http and https are detected"),
     ] = "auto"
 
     @property

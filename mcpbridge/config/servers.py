@@ -9,9 +9,11 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from mcpbridge.config.kinds import BOOL, TEXT
+from mcpbridge.config.protocols import PENDING, misfit, protocol_of
 from mcpbridge.config.rows import Field, Row, build, fields_of
 from mcpbridge.config.sections import NAME_PATTERN, SERVER_URL, EndpointSpec, ServerSpec
 from mcpbridge.config.walk import Found, Node, Reader, Unset, suggestion, table_of
@@ -21,7 +23,11 @@ _RUNNER = re.compile(
     r"npx|npm|pnpx|pnpm|bunx|bun|uvx|uv|pipx|node|deno|python[\d.]*|py|sh|bash|env|docker|podman|cmd|run|tool|exec|x|dlx"
 )
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_HTTP_TYPES = frozenset(("http", "streamable-http", "streamablehttp", "streamable_http"))
+_CLIENT_TYPES: dict[str, Literal["http", "websocket", "sse"]] = {
+    **dict.fromkeys(("http", "streamable-http", "streamablehttp", "streamable_http"), "http"),
+    **dict.fromkeys(("websocket", "ws"), "websocket"),
+    "sse": "sse",
+}  # how clients spell the transport of an address
 _CLIENT_KEYS = frozenset((
     "command", "args", "env", "cwd", "url", "serverUrl", "httpUrl", "headers", "type", "transport", "disabled", "enabled",
     "alwaysAllow", "autoApprove", "disabledTools", "timeout", "description", "trust", "gallery", "version", "tools", "name",
@@ -71,10 +77,12 @@ def endpoint_fault(endpoint: EndpointSpec) -> str:
     """What is wrong with an endpoint as a whole, or ""."""
     if bool(endpoint.url) == bool(endpoint.command):
         return "url and command are both given" if endpoint.url else "neither url nor command is given"
-    if endpoint.url and endpoint.protocol == "stdio":
-        return "protocol stdio needs a command, not a url"
-    if endpoint.command and endpoint.protocol == "http":
-        return "protocol http needs a url, not a command"
+    if endpoint.url and (why := misfit(endpoint.url, endpoint.protocol)):
+        return why
+    if endpoint.command and endpoint.protocol not in ("auto", "stdio"):
+        return f"protocol {endpoint.protocol} needs a url, not a command"
+    if endpoint.url and (unspoken := PENDING & {protocol_of(endpoint.url, endpoint.protocol), urlsplit(endpoint.url).scheme}):
+        return f"{', '.join(unspoken)} cannot be spoken by this version yet"
     foreign = (endpoint.args or endpoint.env or endpoint.cwd) if endpoint.url else (endpoint.headers or endpoint.token_env)
     if foreign:
         return "args, env and cwd belong to a command" if endpoint.url else "headers and token_env belong to a url"
@@ -143,8 +151,8 @@ def _client_entry(reader: Reader, name: str, key_node: Node, node: Node, path: s
         reader.warn(key_node, "this is mcpbridge itself; skipped", key=path)
         return None
     transport = str(given.get("type", given.get("transport", ""))).lower()
-    if transport in ("sse", "websocket", "ws"):
-        reader.warn(key_node, f"type {transport} is not among the protocols of this version; skipped", key=path)
+    if _CLIENT_TYPES.get(transport) in PENDING:
+        reader.warn(key_node, f"type {transport} cannot be spoken by this version yet; skipped", key=path)
         return None
     endpoint = EndpointSpec(
         url=given.get("httpUrl") or given.get("url") or given.get("serverUrl") or "",
@@ -153,7 +161,7 @@ def _client_entry(reader: Reader, name: str, key_node: Node, node: Node, path: s
         env=given.get("env", {}) if "command" in given else {},
         cwd=given.get("cwd", "") if "command" in given else "",
         headers=given.get("headers", {}) if "command" not in given else {},
-        protocol="http" if transport in _HTTP_TYPES and "command" not in given else "auto",
+        protocol=_CLIENT_TYPES.get(transport, "auto") if "command" not in given else "auto",
     )
     if why := endpoint_fault(endpoint):
         misspelled = [(inner, suggestion(key, ("command", "url"))) for key, inner, _ in pairs if key not in _CLIENT_KEYS]
@@ -219,16 +227,20 @@ def parse_server(text: str) -> ServerSpec:
 def address(url: str) -> EndpointSpec:
     """The endpoint of an address from the command line. Raises ValueError with the cause."""
     try:
-        return EndpointSpec(url=str(SERVER_URL.parse(url)))
+        endpoint = EndpointSpec(url=str(SERVER_URL.parse(url)))
     except ValueError as error:
         raise ValueError(f"{url.partition('?')[0][:100]!r} must be {error}") from None
+    if why := endpoint_fault(endpoint):
+        raise ValueError(f"{endpoint.target}: {why}")
+    return endpoint
 
 
 def ad_hoc(url: str = "", command: Sequence[str] = ()) -> ServerSpec:
     """The one server of ``router URL`` and ``router -- CMD ARGS``, with a name for messages. Raises ValueError."""
     if url:
-        host = re.sub(r"^[a-z]+://", "", url).split("/")[0]
-        return ServerSpec(name=legal_name(host), endpoints=(address(url),))
+        endpoint = address(url)
+        parts = urlsplit(url)
+        return ServerSpec(name=legal_name(parts.netloc or os.path.basename(parts.path)), endpoints=(endpoint,))
     if not command or not command[0]:
         raise ValueError("after -- a command is needed")
     return ServerSpec(

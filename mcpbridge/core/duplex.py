@@ -1,7 +1,10 @@
-"""DuplexClient: a client at the other end of a duplex connection (stdio, later WebSocket and TCP), either era.
+"""DuplexClient: a client at the other end of a duplex connection (stdio, WebSocket, HTTP+SSE, TCP binary), either era.
 
     connection --> Peer --> DuplexClient.asked --> front ring
                         <-- reply, questions, what belongs to no call
+
+    a listener:  await admit(arrival)                      where a transport can refuse before the first message
+                 await serve(connection, arrival)          one client to its end; core.reception.Reception has both
 
 The first request decides the era, by its body. Everything a legacy client sends after `initialize` waits for its answer, so
 that a whole conversation may be piped in at once.
@@ -12,7 +15,8 @@ Source: mcp-eras sections 1.1 and 2; architecture section 6; contract cli.router
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from time import monotonic
 
 from mcpbridge.core.client_session import ClientSession
@@ -26,6 +30,31 @@ from mcpbridge.wire.message import Message, Notification, Request, Response, res
 from mcpbridge.wire.spec import SUBSCRIPTION_ID, check_batch, classify
 
 _NO_REPLY = NoReply()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A client at the door of a duplex frontend.
+
+    ``headers`` have lower-case names; ``authorization`` among them is checked at every message, and a listener may set it
+    anew while the connection lives. ``server``: the one server it asked for (``/ws/NAME``), None for everything.
+    """
+
+    protocol: str  # stdio websocket sse tcp_binary
+    address: str = ""  # of the peer, for logs
+    headers: Mapping[str, str] = field(default_factory=dict)
+    server: str | None = None
+
+
+Serve = Callable[[Connection, Arrival], Awaitable[None]]
+"""Talks with one client until it is gone or the process ends, then closes the connection. Raises nothing but CancelledError.
+
+The connection's ``on_close(None)`` is a half-close: what the client asked is still answered. A transport without one says why
+the client is gone; its calls are then cancelled. ``close`` of such a connection lets out, bounded in time, what was sent.
+"""
+
+Admit = Callable[[Arrival], Awaitable[None]]
+"""May this client come in, before its first message? Raises BridgeError; ``fault.status`` is the HTTP status."""
 
 
 class DuplexClient:
@@ -58,7 +87,7 @@ class DuplexClient:
         self._limit = limit
         self._waiting = 0
         self._address = address
-        self._headers = headers or {}
+        self._headers = {} if headers is None else headers
         self._principal = principal
         self._session: ClientSession | None = None
         self._initializing: asyncio.Future[None] | None = None
@@ -90,24 +119,11 @@ class DuplexClient:
     # What the client says (Inbox of the Peer)
 
     async def asked(self, request: Request) -> Response:
-        era = classify(request, None)
-        if era == "legacy" and self._initializing is not None and request.method != "initialize":
-            await asyncio.wait([self._initializing])
-        if self._waiting >= self._limit:
-            raise BridgeError("queue_full", f"{2 * self._limit} requests are in flight already", sent=False)
-        x = self._exchange(request, era, _DuplexReply(self.peer, era))
-        if request.method == "subscriptions/listen":
-            return await self._listen(x)  # lasts as long as its client: it must not hold a slot
-        queued = self._slots.locked()
-        self._waiting += queued
         try:
-            await self._slots.acquire()
-        finally:
-            self._waiting -= queued
-        try:
-            return await self._answer(x)
-        finally:
-            self._slots.release()
+            return await self._in_turn(request)
+        except BridgeError as error:
+            self._look_for_end(error)
+            raise
 
     def notified(self, notification: Notification) -> None:
         self._spawn(self._take(notification))
@@ -137,6 +153,31 @@ class DuplexClient:
 
     def close(self) -> None:
         return None  # the connection outlives its session; the wiring closes it
+
+    async def _in_turn(self, request: Request) -> Response:
+        era = classify(request, None)
+        if era == "legacy" and self._initializing is not None and request.method != "initialize":
+            await asyncio.wait([self._initializing])
+        if self._waiting >= self._limit:
+            raise BridgeError("queue_full", f"{2 * self._limit} requests are in flight already", sent=False)
+        x = self._exchange(request, era, _DuplexReply(self.peer, era))
+        if request.method == "subscriptions/listen":
+            return await self._listen(x)  # lasts as long as its client: it must not hold a slot
+        queued = self._slots.locked()
+        self._waiting += queued
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= queued
+        try:
+            return await self._answer(x)
+        finally:
+            self._slots.release()
+
+    def _look_for_end(self, error: BridgeError) -> None:
+        """A client that is not, or no longer, signed in is told so, and that is the end of its connection."""
+        if error.reason == "unauthorized":
+            asyncio.get_running_loop().call_soon(self.closed, error)
 
     async def _listen(self, x: Exchange) -> Response:
         """A listen ends with the client's input: nobody will cancel it any more, and everything asked gets its answer."""
@@ -194,8 +235,8 @@ class DuplexClient:
         era: Era = "legacy" if self._session is not None else "modern"
         try:
             await self._front(self._exchange(notification, era, _NO_REPLY))
-        except BridgeError:
-            pass  # nobody waits for an answer; the front ring has logged it
+        except BridgeError as error:
+            self._look_for_end(error)  # nobody waits for an answer; the front ring has logged it
 
     def _exchange(self, message: Request | Notification, era: Era, reply: Reply) -> Exchange:
         caller = Caller(self._protocol, era, self._address, self._headers, self._principal, connection=self)

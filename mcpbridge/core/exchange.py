@@ -208,13 +208,13 @@ class Exchange:
         )
 
 
-SessionMethod = Literal["GET", "DELETE", "BATCH"]
+SessionMethod = Literal["GET", "DELETE", "BATCH", "CONNECT"]
 
 
 @dataclass(slots=True, frozen=True)
 class SessionOp:
-    """What Streamable HTTP says about a session beside its JSON-RPC messages: open its stream (GET), end it (DELETE), or a
-    BATCH comes, which must be known to be its before it is split.
+    """What a transport says beside its JSON-RPC messages. Streamable HTTP about a session: open its stream (GET), end it
+    (DELETE), or a BATCH comes, which must be known to be its before it is split. Duplex transports: somebody wants to CONNECT.
 
     It passes the same front ring as every message: one choke point for authentication, limits and audit.
     """

@@ -42,6 +42,7 @@ READ_METHODS = frozenset(
         "notifications/progress",
         "notifications/roots/list_changed",
         "(response)",  # an answer to a question of a server; the call it belongs to was let in
+        "CONNECT",  # to come in, no more
         "GET",  # operations on the caller's own session
         "DELETE",
     }

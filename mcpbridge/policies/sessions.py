@@ -46,6 +46,8 @@ def sessions(live: ClientSessions, mint: Callable[[Session], str]) -> Policy:
         session = x.session
         if session is None:
             return await handler(x)
+        if session.record.principal != (x.caller.principal or ANONYMOUS).key:
+            raise BridgeError("session_unknown", "it belongs to somebody else; connect and initialize again", sent=False)
         if isinstance(message, SessionOp):
             if message.method == "DELETE":
                 await live.end(session)

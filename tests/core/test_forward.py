@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mcpbridge.bridge import Bridge
+from mcpbridge.bridge import Bridge, Way
 from mcpbridge.core.exchange import Exchange
 from mcpbridge.core.forward import forward
 from mcpbridge.core.server import Server
@@ -21,7 +21,7 @@ CALL, READ = "tools/call", "tools/list"
 
 def server_of(count: int) -> Server:
     bridge = Bridge("gateway", MemoryStore(), None)
-    return bridge.add("s", [("stdio" if n % 2 == 0 else "http", f"b{n}", Scripted().dial) for n in range(count)])
+    return bridge.add("s", [Way("stdio" if n % 2 == 0 else "http", f"b{n}", Scripted().dial, n % 2 == 0) for n in range(count)])
 
 
 async def tries(server: Server, method: str, error: BridgeError, **options: Any) -> int:

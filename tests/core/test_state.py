@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from mcpbridge.bridge import Bridge, refusing_while
+from mcpbridge.bridge import Bridge, Way, refusing_while
 from mcpbridge.core.exchange import ANONYMOUS, Principal, Reply
 from mcpbridge.core.server import Server
 from mcpbridge.core.state import MAX_STATE_CHARS, digest
@@ -72,7 +72,7 @@ async def bridge(now: list[float]) -> AsyncIterator[Bridge]:
 
 
 def modern(bridge: Bridge, *replicas: Scripted, name: str = "s") -> Server:
-    server = bridge.add(name, [("stdio", f"{name}{n}", one.dial) for n, one in enumerate(replicas)])
+    server = bridge.add(name, [Way("stdio", f"{name}{n}", one.dial, is_child=True) for n, one in enumerate(replicas)])
     for backend in server.backends:
         backend.speaks["modern"] = True
     return server

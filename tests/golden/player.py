@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mcpbridge.bridge import Bridge
+from mcpbridge.bridge import Bridge, Way
 from mcpbridge.core.duplex import DuplexClient
 from mcpbridge.core.exchange import ANONYMOUS, Era, Exchange, Handler
 from mcpbridge.core.peer import Peer
@@ -107,7 +107,7 @@ def start_world(bridge: Bridge, names: list[str], *, single: bool) -> World:
         return dial
 
     for name in names:
-        bridge.add(name, [("stdio", name, dialer(name))])
+        bridge.add(name, [Way("stdio", name, dialer(name), is_child=True)])
     numbers = iter(range(1, 1000))
     front = bridge.front(
         [anonymous(), sessions(bridge.sessions, lambda _record: f"s{next(numbers)}"), validate()], bridge.endpoint()

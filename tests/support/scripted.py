@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mcpbridge.bridge import Bridge
+from mcpbridge.bridge import Bridge, Way
 from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import ANONYMOUS, Caller, Deadline, Era, Exchange, NoReply, Principal, Reply, view_of
 from mcpbridge.core.ports import Inbox, Upstream
@@ -117,7 +117,7 @@ async def never() -> Any:
 
 def add(bridge: Bridge, scripted: Scripted, name: str = "s", **options: Any) -> Server:
     """A server of one scripted stdio backend."""
-    return bridge.add(name, [("stdio", name, scripted.dial)], **options)
+    return bridge.add(name, [Way("stdio", name, scripted.dial, is_child=True)], **options)
 
 
 class Back:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mcpbridge.bridge import Bridge
+from mcpbridge.bridge import Bridge, Way
 from mcpbridge.era import Crossings
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
@@ -118,7 +118,7 @@ async def in_front_of(
         stack.push_async_callback(upstream.close)
         bridge = await stack.enter_async_context(Bridge("gateway", MemoryStore(), Crossings()))
         reach = dial("s", bridge.spawn, upstream, f"{url}/mcp", max_response=max_response)
-        target = bridge.add("s", [("http", "s", reach)])
+        target = bridge.add("s", [Way("http", "s", reach)])
         numbers = iter(range(1, 1000))
         ring = [anonymous(), sessions(bridge.sessions, lambda _record: f"id{next(numbers)}"), validate()]
         front_ring = bridge.front(ring, bridge.endpoint())

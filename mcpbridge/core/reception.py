@@ -1,0 +1,97 @@
+"""Reception: every client of every duplex frontend, from its arrival until it is gone, over one front ring.
+
+    listener --(connection, arrival)--> serve --> DuplexClient --> front ring
+                                        the client is gone, or the process drains: its session ends, the connection closes
+
+Source: architecture sections 6 and 8; shared decision 3; contract limit.auth.per-message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+
+from mcpbridge.core.client_session import ClientSessions
+from mcpbridge.core.duplex import Arrival, DuplexClient
+from mcpbridge.core.exchange import Caller, Deadline, Exchange, Handler, NoReply, SessionOp, View
+from mcpbridge.core.ports import Connection
+from mcpbridge.core.server import Server
+from mcpbridge.core.tasks import Spawn
+
+_NOBODY = NoReply()
+TargetOf = Callable[[str | None], Server | tuple[Server, ...]]
+"""What an arrival's ``server`` means; listeners have refused names that nobody has."""
+
+
+class Reception:
+    """``serve`` and ``admit`` are what listeners take (core.duplex.Serve, Admit). ``deadline``: seconds for a call.
+
+    ``draining``: once it is set, clients get the answers they wait for and no new ones, and are let go.
+    """
+
+    def __init__(
+        self,
+        front: Handler,
+        spawn: Spawn,
+        sessions: ClientSessions,
+        target_of: TargetOf,
+        draining: asyncio.Event,
+        *,
+        deadline: float,
+        limit: int = 100,
+    ) -> None:
+        self._front = front
+        self._spawn = spawn
+        self._sessions = sessions
+        self._target_of = target_of
+        self._draining = draining
+        self._deadline = deadline
+        self._limit = limit
+        self._present: dict[str, set[DuplexClient]] = {}
+
+    def connections(self, protocol: str) -> int:
+        """Clients that are here by this protocol."""
+        return len(self._present.get(protocol, ()))
+
+    def active(self, protocol: str) -> int:
+        """Those among them with a request that is being answered."""
+        return sum(not client.peer.idle.is_set() for client in self._present.get(protocol, ()))
+
+    async def admit(self, arrival: Arrival) -> None:
+        """Pass an arrival through the front ring: sign-in, limits and log are those of every message."""
+        caller = Caller(arrival.protocol, "modern", arrival.address, arrival.headers)
+        deadline = Deadline(self._deadline, monotonic())
+        await self._front(
+            Exchange(SessionOp("CONNECT"), View("CONNECT"), caller, _NOBODY, deadline, self._target_of(arrival.server))
+        )
+
+    async def serve(self, connection: Connection, arrival: Arrival) -> None:
+        """Talk with one client to its end."""
+        client = DuplexClient(
+            connection,
+            self._front,
+            self._target_of(arrival.server),
+            self._spawn,
+            protocol=arrival.protocol,
+            deadline=self._deadline,
+            limit=self._limit,
+            address=arrival.address,
+            headers=arrival.headers,
+        )
+        present = self._present.setdefault(arrival.protocol, set())
+        present.add(client)
+        client.start()
+        finished = asyncio.ensure_future(client.finished(self._deadline))
+        draining = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait([finished, draining], return_when=asyncio.FIRST_COMPLETED)
+            client.closed(None)  # as if the client had closed its side: streams end in order, calls are answered
+            await finished
+        finally:
+            finished.cancel()
+            draining.cancel()
+            present.discard(client)
+            await client.peer.close()
+            if client.session is not None:
+                await self._sessions.end(client.session)

@@ -1,0 +1,165 @@
+"""The gateway's faces: which path and which listener leads where, and the life of every listener as one.
+
+    server.port        /mcp  /mcp/{server}  POST /api/v1/execute  and every view
+    metrics.endpoint   /metrics, /health*, GET /api/v1/*
+
+Source: contract sections 2 (paths) and 3.1 (``server.*``); architecture section 8 (one life cycle).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from mcpbridge.admin.app import App
+from mcpbridge.bridge import Bridge
+from mcpbridge.config.gateway import GatewayConfig, is_loopback
+from mcpbridge.core.server import Server
+from mcpbridge.execute import Execute
+from mcpbridge.observe.snapshot import Frontend
+from mcpbridge.policies.hosts import LOOPBACK, HostRules, host_rules, refusal
+from mcpbridge.transports.http.listen import HttpFrontend
+from mcpbridge.transports.http1.server import HttpRequest, Responder
+
+API = "/api/v1"
+MAX_ACCEPTED = 1000  # pairs of Host and Origin that are remembered as good
+
+
+class Listener(Protocol):
+    """What every listening part can be told, in this order. ``start`` is its own affair."""
+
+    def stop_accepting(self) -> None: ...
+
+    async def drain(self, timeout: float) -> None:
+        """Wait until its connections are gone, ``timeout`` seconds at most; idle ones are closed."""
+
+    async def close(self) -> None:
+        """Cut what is left. Idempotent, bounded in time."""
+
+    @property
+    def connections(self) -> int: ...
+
+
+@dataclass
+class Front:
+    """A protocol that listens: where, and how many are connected, all of them and those with work in flight."""
+
+    address: str
+    connections: Callable[[], int]
+    active: Callable[[], int]
+
+
+class Frontends:
+    """Every listener of the gateway and every protocol it speaks there (several protocols may share a port)."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+        self._fronts: dict[str, Front] = {}
+
+    def add(self, listener: Listener) -> None:
+        """Take over the life of a listener that has started."""
+        self._listeners.append(listener)
+
+    def speak(self, protocol: str, front: Front) -> None:
+        """A protocol is served from now on."""
+        self._fronts[protocol] = front
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        return {protocol: front.address for protocol, front in self._fronts.items()}
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Open connections and those with work in flight, by protocol."""
+        return {protocol: (front.connections(), front.active()) for protocol, front in self._fronts.items()}
+
+    def told(self, *, listening: bool) -> dict[str, Frontend]:
+        """What the Snapshot says of them."""
+        return {name: Frontend(listening, front.address, front.connections()) for name, front in self._fronts.items()}
+
+    def stop_accepting(self) -> None:
+        for listener in self._listeners:
+            listener.stop_accepting()
+
+    async def drain(self, timeout: float) -> None:
+        await asyncio.gather(*(listener.drain(timeout) for listener in self._listeners))
+
+    @property
+    def connections(self) -> int:
+        return sum(listener.connections for listener in self._listeners)
+
+    async def close(self) -> None:
+        for listener in self._listeners:
+            await listener.close()
+
+
+class Faces:
+    """Paths to handlers, behind the Host and Origin rules that every path of a port shares."""
+
+    def __init__(self, config: GatewayConfig, bridge: Bridge, app: App, mcp: HttpFrontend, execute: Execute) -> None:
+        self._servers = bridge.servers
+        self._app = app
+        self._mcp = mcp
+        self._execute = execute
+        self._rules = public_rules(config)
+        self._accepted: set[tuple[str | None, str | None]] = set()  # Host and Origin that passed: clients repeat themselves
+        self._local = host_rules(LOOPBACK, config.server.allowed_origins)
+        prefix = config.routing.prefix
+        servers = tuple(bridge.servers.values())
+        self._all: Server | tuple[Server, ...] = servers[0] if len(servers) == 1 and prefix != "always" else servers
+
+    def target_of(self, name: str | None) -> Server | tuple[Server, ...]:
+        """The server of a name, or everything."""
+        return self._all if name is None else self._servers[name]
+
+    async def public(self, request: HttpRequest, responder: Responder) -> None:
+        names = (request.headers.get("host"), request.headers.get("origin"))
+        if names not in self._accepted:
+            refused = refusal(self._rules, *names)
+            if refused is not None:
+                await self._app.refuse(responder, refused.status, refused.text, request.headers)
+                return
+            if len(self._accepted) < MAX_ACCEPTED:
+                self._accepted.add(names)
+        path = request.path
+        if path in ("/mcp", f"{API}/mcp"):
+            await self._mcp.handle(request, responder, self._all)
+        elif path.startswith("/mcp/"):
+            if await self._knows(path[5:], request, responder):
+                await self._mcp.handle(request, responder, self._servers[path[5:]])
+        elif path == f"{API}/execute":
+            if request.method == "POST":
+                await self._execute.handle(request, responder, self._all)
+            else:
+                await self._app.misused(responder, "POST", request.headers)
+        else:
+            await self._app.handle(request, responder, metrics=False)
+
+    async def management(self, request: HttpRequest, responder: Responder) -> None:
+        is_get = request.method in ("GET", "HEAD")
+        refused = refusal(self._local, request.headers.get("host"), request.headers.get("origin"), check_host=not is_get)
+        if refused is not None:
+            await self._app.refuse(responder, refused.status, refused.text, request.headers)
+            return
+        await self._app.handle(request, responder, metrics=True)
+
+    async def _knows(self, name: str, request: HttpRequest, responder: Responder) -> bool:
+        """Whether a server has this name; answers 404 when none has."""
+        if name in self._servers:
+            return True
+        await self._app.refuse(
+            responder, 404, "no server has this name; GET /api/v1/status lists those there are", request.headers
+        )
+        return False
+
+
+def public_rules(config: GatewayConfig) -> HostRules:
+    """The names the public listener answers to: those configured, else loopback's, and its own address."""
+    hosts = config.server.allowed_hosts or (LOOPBACK if is_loopback(config.server.host) else ())
+    return host_rules(hosts, config.server.allowed_origins, bind=config.server.host)
+
+
+def bracketed(host: str) -> str:
+    """A host as addresses write it."""
+    return f"[{host}]" if ":" in host else host
