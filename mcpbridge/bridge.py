@@ -55,7 +55,7 @@ class Way(NamedTuple):
 
 class Bridge:
     """See the module. ``start_timeout``: seconds a server may take to start and shake hands; ``parked_ttl``: seconds a server's
-    question waits for a modern client; ``sealer`` seals what such a client carries, None for a secret of this process."""
+    question waits for its client; ``sealer`` seals what a modern one carries, None for a secret of this process."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Bridge:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_ending = False
         self._exit = AsyncExitStack()
-        self._attempt: Handler = compose([timeout()], call_backend)
+        self._attempt: Handler = compose([timeout(parked_ttl)], call_backend)
         self.one: Handler = mirror(forward(self._attempt, max_attempts=max_attempts))
 
     async def __aenter__(self) -> Bridge:

@@ -34,7 +34,7 @@ FAULTS: dict[str, Fault] = {
     "request_state_mismatch": Fault(-32602, 400, 200, False, "client", "requestState of another call"),
     "internal_error": Fault(-32603, 500, 500, False, "bridge", "Internal error"),
     "header_mismatch": Fault(-32020, 400, 400, False, "client", "Header mismatch"),
-    "missing_capability": Fault(-32021, 400, 400, False, "client", "Missing required client capability"),
+    "missing_capability": Fault(-32021, 400, 200, False, "client", "Missing required client capability"),
     "unsupported_version": Fault(-32022, 400, 400, False, "client", "Unsupported protocol version"),
     # our own, in the order of contract 6.4
     "detection_failed": Fault(1001, 502, 502, True, "backend", "protocol_detection_failed"),
@@ -47,6 +47,7 @@ FAULTS: dict[str, Fault] = {
     "stream_closed": Fault(1006, 502, 502, True, "backend", "stream closed"),
     "protocol_mismatch": Fault(1007, 502, 502, False, "backend", "protocol mismatch"),
     "timeout": Fault(1008, 504, 504, True, "backend", "timeout"),
+    "unanswered": Fault(1008, 504, 504, True, "client", "timeout"),
     "queue_full": Fault(1009, 503, 503, True, "bridge", "queue full"),
     "server_busy": Fault(1009, 503, 503, True, "bridge", "server busy"),
     "rate_limited": Fault(1010, 429, 429, True, "client", "rate limited"),

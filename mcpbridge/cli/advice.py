@@ -55,6 +55,10 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
         "no answer within the deadline",
         "raise routing.request_timeout (router: local.request_timeout_ms), or look at the server",
     ),
+    "unanswered": (
+        "the server asked the user something during the call, and no answer came",
+        "answer in the client in time, or raise routing.parked_ttl",
+    ),
     "queue_full": ("more calls wait than may wait", "call more slowly, or raise local.max_concurrent_requests"),
     "server_busy": (
         "all children or connections of the server are in use",

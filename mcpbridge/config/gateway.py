@@ -198,7 +198,7 @@ class Routing(Section, frozen=True, kw_only=True):
     """Which server gets a call, under which name and for how long."""
 
     request_timeout: Annotated[float, Row(duration(0.001), "deadline without client value")] = 300.0
-    parked_ttl: Annotated[float, Row(duration(0.001), "how long a server's question waits for a modern client")] = 600.0
+    parked_ttl: Annotated[float, Row(duration(0.001), "how long a server's question waits for the client")] = 600.0
     prefix: Annotated[
         Literal["auto", "always", "never"],
         Row(choice("auto", "always", "never"), "server__ before names; auto: unless exactly one server is configured"),

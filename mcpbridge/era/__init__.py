@@ -4,9 +4,11 @@
     translate.py  one message from one dialect to the other (pure)
     servers.py    a modern client with a legacy server
     parking.py    its calls that wait while the client answers the server's questions
-    questions.py  those questions and answers (pure)
+    questions.py  questions and answers, both ways (pure)
     standing.py   the sessions that stand for it
     clients.py    a legacy client with a modern server
+    rounds.py     its calls, whose server asks by `input_required`
+    revisions.py  what each legacy version can hold (pure)
 
 Source: mcp-eras sections 2 and 3; architecture section 7.
 """

@@ -1,26 +1,40 @@
 """ModernLink: a legacy client with a modern server. The session lives here; every call upstream stands alone.
 
+What the client declared in its ``initialize``, and its log level, go with every call; what the server asks comes back as a
+request of this era (``rounds``). One listen stream carries what the server says by itself.
+
 Source: mcp-eras section 3, column "legacy C x modern S".
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from msgspec import Raw
 
 from mcpbridge.core.client_session import ClientSession
-from mcpbridge.core.exchange import Exchange, NoReply
+from mcpbridge.core.exchange import Exchange, NoReply, Reply
 from mcpbridge.core.link import LIST_CHANGED
 from mcpbridge.core.pool import MODERN_KEY, BackendSession
 from mcpbridge.core.server import Backend
-from mcpbridge.era.translate import initialize_result, to_legacy_response, to_modern_request
+from mcpbridge.core.state import ROUNDS
+from mcpbridge.era.questions import modern_capabilities
+from mcpbridge.era.rounds import play
+from mcpbridge.era.translate import (
+    MODERN_ONLY,
+    TASKS,
+    initialize_result,
+    to_legacy_response,
+    to_modern_request,
+    without_foreign,
+)
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members, text
-from mcpbridge.wire.message import Notification, Request, Response
-from mcpbridge.wire.spec import LOG_LEVELS, SUBSCRIPTION_ID
+from mcpbridge.wire.message import Members, Notification, Request, Response
+from mcpbridge.wire.spec import LOG_LEVELS, SUBSCRIPTION_ID, negotiate
 
 _log = log("era")
 _NO_REPLY = NoReply()
@@ -40,15 +54,20 @@ class ModernLink:
         self.backend: Backend | None = backend
         self._backend = backend
         self._client_info = _EMPTY
+        self._version = negotiate(session.record.version)
+        self._declared: Members = {}  # what the server may ask the client
+        self._stamped = _EMPTY  # likewise, as it goes with every request
         self._level: str | None = None
         self._uris: list[str] = []
-        self._capabilities: dict[str, Raw] = {}
+        self._capabilities: Members = {}  # the server's
         self._listen: _Listen | None = None
         self._subscribing = asyncio.Lock()
         self._closed = False
 
     async def open(self, initialize: Request) -> Response:
         self._client_info = initialize.param("clientInfo") or _EMPTY
+        self._declared = modern_capabilities(members(initialize.param("capabilities")), self._version)
+        self._stamped = Raw(m.join(self._declared))
         discover = self._stamp(m.request(initialize.id, "server/discover", {}))
         patience = self._backend.pool.start_timeout
         try:
@@ -65,7 +84,7 @@ class ModernLink:
         self._backend.succeeded()
         said = members(response.result)
         self._capabilities = members(said["capabilities"]) if "capabilities" in said else {}
-        answer = m.result(initialize.id, initialize_result(response, self.session.record.version, self.server.name))
+        answer = m.result(initialize.id, initialize_result(response, self._version, self.server.name))
         if self._flags():
             self._listen = _Listen(self, ())
             self._backend.spawn(self._listen.run())
@@ -79,18 +98,28 @@ class ModernLink:
             return self._set_level(request)
         if request.method in ("resources/subscribe", "resources/unsubscribe"):
             return await self._subscribe(request, x)
+        if request.method in MODERN_ONLY or request.method.startswith(TASKS):
+            raise BridgeError("method_not_found", f"{request.method} does not exist in this protocol version", sent=False)
+
+        send = partial(self._send, x)
+        if request.method in ROUNDS:
+            response = await play(x, without_foreign(request), send, self._declared, self._version)
+        else:
+            response = await send(request, x.reply)
+        return to_legacy_response(request.method, response, self._version)
+
+    async def _send(self, x: Exchange, request: Request, reply: Reply) -> Response:
+        """One request upstream on behalf of ``x``."""
         pool = self._backend.pool
         remaining = pool.patience(x.deadline)
         if self._level is None:
             talk = await pool.modern(remaining)
-            response = await talk.call(self._stamp(request), x.reply)
-        else:
-            talk = await pool.lease_logs(MODERN_KEY, None, self.session, remaining)
-            try:
-                response = await talk.call(self._stamp(request), x.reply)
-            finally:
-                pool.release_logs(talk)
-        return to_legacy_response(response)
+            return await talk.call(self._stamp(request), reply)
+        talk = await pool.lease_logs(MODERN_KEY, None, self.session, remaining)
+        try:
+            return await talk.call(self._stamp(request), reply)
+        finally:
+            pool.release_logs(talk)
 
     async def notify(self, notification: Notification) -> None:
         return None  # `initialized` and roots changes have no modern form (mcp-eras section 3)
@@ -141,10 +170,9 @@ class ModernLink:
         return m.result(request.id, {})
 
     def _stamp(self, request: Request) -> Request:
-        # The client's own capabilities are not declared: what a server would ask cannot be put to this client yet.
         # A listen asks for no logs: on a pipe every message would be taken for its own, whoever's call it belongs to.
         level = None if request.method == "subscriptions/listen" else self._level
-        return to_modern_request(request, client_info=self._client_info, capabilities=_EMPTY, log_level=level)
+        return to_modern_request(request, client_info=self._client_info, capabilities=self._stamped, log_level=level)
 
     def _flags(self) -> dict[str, bool]:
         """The list changes this server can tell of."""

@@ -1,8 +1,11 @@
-"""What a legacy server asks, and what a modern client answers: translated, gated by capability, refused. Pure.
+"""What servers ask, and what clients of the other era answer: translated, gated by capability, refused. Pure.
 
-    server's request            inputRequests member                       inputResponses member     answer to the server
+    legacy server's request     inputRequests member                       inputResponses member     answer to the server
     elicitation/create  ----->  {"method": ..., "params": ...}   ----->   the result, checked  ----->  the same bytes
     sampling/createMessage, roots/list likewise; anything else a server asks is not a question a client could be given
+
+    modern server's inputRequests member       request to a legacy client     its result      inputResponses member
+    {"method": ..., "params": ...}     ----->  as its version knows it  ----->  any object  ----->  the same bytes
 
 Source: mcp-eras section 3 (questions of servers, elicitation url mode); schemas 2025-11-25 and 2026-07-28.
 """
@@ -16,6 +19,7 @@ from typing import Any
 
 from msgspec import Raw
 
+from mcpbridge.era.revisions import fit_form, fit_messages
 from mcpbridge.errors import BridgeError, to_wire
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import items, members, text
@@ -25,6 +29,7 @@ from mcpbridge.wire.spec import NEWEST_LEGACY
 ASKED = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
 """Questions of a server -> the capability of the client that they need."""
 _ACTIONS = ("accept", "decline", "cancel")
+_WITHOUT_ELICITATION = ("2024-11-05", "2025-03-26")
 _URL_REQUIRED = Raw(b"-32042")
 URL_NEEDED: dict[str, dict[str, dict[str, str]]] = {"elicitation": {"url": {}}}
 MAX_ELICITATIONS = 100  # of one refusal with -32042
@@ -42,6 +47,20 @@ def legacy_capabilities(declared: Mapping[str, Raw]) -> dict[str, Raw]:
             said = members(declared[name])
             said.pop("listChanged", None)
             kept[name] = Raw(m.join(said))
+    return kept
+
+
+def modern_capabilities(declared: Mapping[str, Raw], version: str) -> dict[str, Raw]:
+    """What a legacy client of this version declared, as each of its modern requests says it: never more than both mean.
+
+    Extensions and tasks stay behind: those of the other era are others. What is no object declares nothing.
+    """
+    objects = {name: raw for name, raw in declared.items() if bytes(raw).startswith(b"{")}
+    kept = legacy_capabilities(objects)
+    if version != NEWEST_LEGACY:  # parts of a capability came with that version
+        kept |= {name: Raw(b"{}") for name in ("sampling", "elicitation") if name in kept}
+    if version in _WITHOUT_ELICITATION:
+        kept.pop("elicitation", None)
     return kept
 
 
@@ -78,6 +97,43 @@ def input_request(question: Request) -> Raw:
             params["_meta"] = Raw(m.join(meta))
         asked["params"] = Raw(m.join(params))
     return Raw(m.dumps(asked))
+
+
+def legacy_question(asked: Raw, version: str, elicitation_id: str) -> Request:
+    """A member of a modern server's ``inputRequests`` as the request that a client of this version knows.
+
+    ``elicitation_id`` names a page to visit (mode url), which only a legacy client needs. Raises BridgeError("bad_answer").
+    """
+    said = members(asked, "bad_answer")
+    method = text(said.get("method"))
+    if method not in ASKED:
+        raise BridgeError("bad_answer", f"the server asks {str(method)[:64]!r}, which is no question to a client")
+    if "params" not in said:
+        return Request(0, method)
+    params = members(said["params"], "bad_answer")
+    meta = {name: raw for name, raw in _meta(params).items() if name != "progressToken"}  # there is no way up for progress
+    if method == "sampling/createMessage" and "messages" in params:
+        params["messages"] = fit_messages(params["messages"], version)
+    elif method == "elicitation/create" and text(params.get("mode")) == "url":
+        params["elicitationId"] = Raw(m.dumps(elicitation_id))
+    elif method == "elicitation/create":
+        if version != NEWEST_LEGACY:
+            params.pop("mode", None)
+        if "requestedSchema" in params:
+            params["requestedSchema"] = fit_form(params["requestedSchema"], version)
+    return Request(0, method, params).with_meta(meta)
+
+
+def modern_answer(question: Request, answer: Response) -> Raw | None:
+    """A legacy client's answer as a member of ``inputResponses``; None for an error that ends the call.
+
+    Who cannot show a form has cancelled it. Raises BridgeError("invalid_params") for a result that is no object.
+    """
+    if answer.result is None:
+        return Raw(b'{"action":"cancel"}') if question.method == "elicitation/create" else None
+    if not bytes(answer.result).startswith(b"{"):
+        raise BridgeError("invalid_params", f"the client answered {question.method} with something that is no object")
+    return Raw(bytes(answer.result))
 
 
 def check_answer(key: str, method: str, answer: Raw) -> None:

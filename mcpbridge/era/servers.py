@@ -31,7 +31,7 @@ from mcpbridge.era.standing import (
     shared_session,
     version_of,
 )
-from mcpbridge.era.translate import LEGACY_ONLY, discover_result, to_legacy_request, to_modern_response
+from mcpbridge.era.translate import LEGACY_ONLY, TASKS, discover_result, to_legacy_request, to_modern_response
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members, text
@@ -44,7 +44,6 @@ SUBSCRIBE_WAIT = 10.0  # seconds a server has to accept one subscription
 MAX_SUBSCRIPTIONS = 1000  # resource URIs of one listen
 RECONNECT = 1.0
 MAX_RECONNECT = 30.0
-TASKS = "tasks/"
 
 
 async def call(x: Exchange, parking: Parking) -> Response:

@@ -1,6 +1,6 @@
 """One message from one era's dialect to the other's. Pure; only the members named here change, the rest keeps its bytes.
 
-Source: mcp-eras section 3 (every row of this issue: initialize, lists, calls, levels, errors).
+Source: mcp-eras section 3 (initialize, lists, calls, levels, errors; what a version can hold is in ``revisions``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 from msgspec import Raw
 
 from mcpbridge import __version__
+from mcpbridge.core.state import ROUNDS
+from mcpbridge.era.revisions import fit_result
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members, text
@@ -31,8 +33,11 @@ from mcpbridge.wire.spec import (
 NEWEST_LEGACY = LEGACY[-1]
 LEGACY_ONLY = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 MODERN_ONLY = frozenset({"server/discover", "subscriptions/listen"})
+TASKS = "tasks/"  # those of 2025-11-25 are not those of the extension of 2026-07-28: neither exists for the other side
 _RESERVED = frozenset({PROTOCOL_VERSION, CLIENT_INFO, CLIENT_CAPABILITIES, LOG_LEVEL})
 _ROUND = frozenset({"inputResponses", "requestState"})
+_NOT_MODERN = _ROUND | {"task"}
+_INVALID_PARAMS = Raw(b"-32602")
 _CONTEXT = frozenset({"context"})
 _WITHOUT_CONTEXT = ("2024-11-05", "2025-03-26")  # completion has context.arguments since 2025-06-18
 _UNKNOWN_METHOD = "Invalid request parameters"  # how Python SDK 1.x answers a method that it does not know
@@ -116,10 +121,17 @@ def _modern_error(method: str, response: Response) -> Response:
 # A legacy client's message for a modern server
 
 
+def without_foreign(request: Request) -> Request:
+    """A legacy client's call without what its era does not have, or means otherwise by: a task, and what only rounds bring."""
+    if request.params is None or request.method not in ROUNDS or _NOT_MODERN.isdisjoint(request.params):
+        return request
+    return request.with_params({name: raw for name, raw in request.params.items() if name not in _NOT_MODERN})
+
+
 def to_modern_request(request: Request, *, client_info: Raw, capabilities: Raw, log_level: str | None) -> Request:
     """With the three reserved ``_meta`` members, and the session's log level if it set one."""
     meta: Members = {
-        **request.meta,
+        **{key: raw for key, raw in request.meta.items() if key not in _RESERVED},
         PROTOCOL_VERSION: Raw(m.dumps(MODERN[0])),
         CLIENT_INFO: client_info,
         CLIENT_CAPABILITIES: capabilities,
@@ -129,17 +141,17 @@ def to_modern_request(request: Request, *, client_info: Raw, capabilities: Raw, 
     return request.with_meta(meta)
 
 
-def to_legacy_response(response: Response) -> Response:
-    """A modern server's answer as a legacy client knows it. Raises BridgeError for results that have no legacy form yet."""
+def to_legacy_response(method: str, response: Response, version: str = NEWEST_LEGACY) -> Response:
+    """A modern server's answer as a legacy client of ``version`` knows it; errors renumbered.
+
+    Raises BridgeError("unsupported_across_eras") for results that have no legacy form, ("bad_answer") for what cannot be read.
+    """
     if response.result is None:
-        return response
+        return _legacy_error(method, response)
     result = dict(_members(response.result))
     kind = result.pop("resultType", None)
     if kind is not None and kind != _COMPLETE:
         name = text(kind)
-        if name == "input_required":
-            detail = "the server asks the user something, and that question cannot be put to this client yet"
-            raise BridgeError("unsupported_across_eras", detail, resultType=name)
         raise BridgeError(
             "unsupported_across_eras", f"resultType {name!r} has no form in this client's protocol version", resultType=name
         )
@@ -152,7 +164,17 @@ def to_legacy_response(response: Response) -> Response:
             result["_meta"] = Raw(m.join(meta))
         else:
             del result["_meta"]
-    return response.with_result(m.join(result))
+    return response.with_result(m.join(fit_result(method, result, version)))
+
+
+def _legacy_error(method: str, response: Response) -> Response:
+    """A resource that does not exist has a code of its own in this era; the URI in ``data`` tells it from bad params."""
+    error = _members(response.error or b"{}")
+    if method == "resources/read" and error.get("code") == _INVALID_PARAMS:
+        data = error.get("data")
+        if data is not None and bytes(data).startswith(b"{") and "uri" in _members(data):
+            return Response(response.id, None, Raw(m.join({**error, "code": Raw(b"-32002")})), b"", response.extra)
+    return response
 
 
 def initialize_result(discovered: Response, requested: str, name: str) -> dict[str, Any]:
@@ -160,7 +182,8 @@ def initialize_result(discovered: Response, requested: str, name: str) -> dict[s
     said = _members(discovered.result or b"{}")
     meta = _members(said["_meta"]) if "_meta" in said else {}
     capabilities: dict[str, Any] = dict(_members(said["capabilities"])) if "capabilities" in said else {}
-    capabilities.pop("extensions", None)
+    for other in ("extensions", "tasks"):
+        capabilities.pop(other, None)
     if "resources" in capabilities:
         capabilities["resources"] = {**_members(capabilities["resources"]), "subscribe": True}
     result: dict[str, Any] = {

@@ -13,10 +13,10 @@ from mcpbridge.errors import BridgeError
 from mcpbridge.wire.message import Notification, Request, Response
 
 
-def timeout() -> Policy:
+def timeout(question_wait: float = QUESTION_WAIT) -> Policy:
     """End a try when the exchange's deadline is over. Progress extends it; a question to the client stops the clock.
 
-    A listen stream has no deadline: it lasts as long as its client.
+    ``question_wait``: seconds the client has to answer one. A listen stream has no deadline: it lasts as long as its client.
     """
 
     async def policy(x: Exchange, handler: Handler) -> Response | None:
@@ -24,7 +24,7 @@ def timeout() -> Policy:
             return await handler(x)
         reply = x.reply
         alarm = _Alarm(x.deadline)
-        x.reply = _Timed(reply, x.deadline)
+        x.reply = _Timed(reply, x.deadline, question_wait)
         try:
             return await handler(x)
         except asyncio.CancelledError:
@@ -84,11 +84,12 @@ def _late(x: Exchange) -> str:
 class _Timed:
     """The client's reply, telling the deadline of progress and questions."""
 
-    __slots__ = ("_deadline", "_reply", "can_ask")
+    __slots__ = ("_deadline", "_reply", "_wait", "can_ask")
 
-    def __init__(self, reply: Reply, deadline: Deadline) -> None:
+    def __init__(self, reply: Reply, deadline: Deadline, wait: float) -> None:
         self._reply = reply
         self._deadline = deadline
+        self._wait = wait
         self.can_ask = reply.can_ask
 
     def notify(self, notification: Notification) -> None:
@@ -100,9 +101,10 @@ class _Timed:
         time = asyncio.get_running_loop().time
         self._deadline.pause(time())
         try:
-            async with asyncio.timeout(QUESTION_WAIT):
+            async with asyncio.timeout(self._wait):
                 return await self._reply.ask(request)
         except TimeoutError:
-            raise BridgeError("timeout", f"the client did not answer {request.method} in {QUESTION_WAIT:g} s") from None
+            detail = f"the client did not answer {request.method} in {self._wait:g} s"
+            raise BridgeError("unanswered", detail) from None
         finally:
             self._deadline.resume(time())

@@ -21,7 +21,7 @@ from mcpbridge.errors import BridgeError
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import parse
 
-KEYS = st.text(max_size=8).filter(lambda key: key != "_meta")
+KEYS = st.text(max_size=8).filter(lambda key: key not in ("_meta", "task"))
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none()
     | st.booleans()
@@ -64,7 +64,7 @@ def test_a_legacy_result_comes_back_with_every_field(
     whole = result | ({"_meta": meta} if meta else {})
     modern = to_modern_response(method, m.result(3, whole), Raw(b'{"name":"s","version":"1"}') if has_info else None)
     assert m.loads(modern.result or b"")["resultType"] == "complete"
-    back = to_legacy_response(modern)
+    back = to_legacy_response(method, modern)
     assert loads(back) == {"jsonrpc": "2.0", "id": 3, "result": whole}
 
 
@@ -73,7 +73,7 @@ def test_errors_pass_but_for_the_codes_that_modern_servers_must_not_send(code: i
     error = {"code": code, "message": message, "data": data}
     found = loads(to_modern_response("resources/read", m.error(1, error), None))["error"]
     assert found == error | ({"code": {-32002: -32602, -32042: -32603}.get(code, code)})
-    assert loads(to_legacy_response(m.error(1, error)))["error"] == error
+    assert loads(to_legacy_response("tools/call", m.error(1, error)))["error"] == error
 
 
 @pytest.mark.parametrize(
@@ -114,10 +114,10 @@ def test_a_servers_own_values_are_not_overwritten() -> None:
     assert m.loads(found.result or b"") == said
 
 
-@pytest.mark.parametrize("kind", ["input_required", "com.example/later"])
+@pytest.mark.parametrize("kind", ["input_required", "task", "com.example/later"])
 def test_a_result_that_has_no_legacy_form_is_an_error_and_never_passed_as_a_result(kind: str) -> None:
     with pytest.raises(BridgeError) as caught:
-        to_legacy_response(m.result(1, {"resultType": kind}))
+        to_legacy_response("tools/call", m.result(1, {"resultType": kind}))
     assert caught.value.reason == "unsupported_across_eras"
 
 

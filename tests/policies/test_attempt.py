@@ -77,16 +77,15 @@ async def test_the_clock_stands_still_while_the_client_is_asked() -> None:
     assert not deadline.paused
 
 
-async def test_a_question_that_the_client_never_answers_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcpbridge.policies.attempt.QUESTION_WAIT", 0.01)
+async def test_a_question_that_the_client_never_answers_ends_and_is_no_fault_of_the_server() -> None:
     deadline = Deadline(NEVER, now())
 
     async def handler(x: Exchange) -> m.Response:
         return await x.reply.ask(m.request(2, "elicitation/create"))
 
     with pytest.raises(BridgeError) as caught:
-        await asyncio.wait_for(timeout()(exchange(deadline, Client()), handler), 5)
-    assert caught.value.reason == "timeout"
+        await asyncio.wait_for(timeout(0.01)(exchange(deadline, Client()), handler), 5)
+    assert (caught.value.reason, caught.value.fault.blames) == ("unanswered", "client")
     assert not deadline.paused
 
 
