@@ -221,8 +221,10 @@ def test_faults_of_servers_have_their_places(write: Write) -> None:
         "6:15: servers[4].comand: unknown key (did you mean command?)",
         "7:5: servers[5]: command and endpoints are both given (move them into endpoints)",
         "8:5: servers[6]: must be a mapping, not 'text'",
-        "9:33: servers[7].endpoints[0].url: must be a URL that begins with unix://, pipe://, ws://, wss://, http://, https://, "
-        "sse://, sses://, tcp:// or tcps://, not '7'",
+        (
+            "9:33: servers[7].endpoints[0].url: must be a URL that begins with unix://, pipe://, ws://, wss://, "
+            "http://, https://, sse://, sses://, tcp:// or tcps://, not '7'"
+        ),
     ]
 
 
