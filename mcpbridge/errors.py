@@ -66,6 +66,7 @@ FAULTS: dict[str, Fault] = {
     "backend_error": Fault(1020, 502, 502, True, "backend", "backend error"),
     "unsupported_across_eras": Fault(1021, 502, 502, False, "bridge", "not possible between these protocol versions"),
     "too_many_sessions": Fault(1022, 429, 429, True, "client", "too many sessions"),
+    "backend_refused": Fault(1027, 502, 502, False, "backend", "backend refused our credentials"),
     "secret_unavailable": Fault(1024, 502, 502, False, "bridge", "secret not available"),
     "too_many_parked": Fault(1025, 429, 429, True, "client", "too many calls wait for answers"),
 }
@@ -89,9 +90,14 @@ class BridgeError(Exception):
         super().__init__(f"{self.fault.text}: {detail}" if detail else self.fault.text)
 
 
-def to_wire(error: BridgeError) -> dict[str, Any]:
-    """The JSON-RPC ``error`` member ``{code, message, data}`` for a client. Never holds tokens or tracebacks."""
+def to_wire(error: BridgeError, request_id: str | None = None) -> dict[str, Any]:
+    """The JSON-RPC ``error`` member ``{code, message, data}`` for a client. Never holds tokens or tracebacks.
+
+    ``request_id``: the id of the HTTP request, by which the log has more.
+    """
     data = {"reason": error.reason, "retryable": error.fault.retryable, **error.data}
+    if request_id:
+        data["request_id"] = request_id
     return {"code": error.fault.code, "message": str(error), "data": data}
 
 

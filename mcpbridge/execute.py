@@ -2,6 +2,9 @@
 
     {"jsonrpc":"2.0","id":1,"method":"tools/list"}  ->  {..., "protocol_used":"stdio","backend":"git/0",...}
 
+A list that several backends answered names no single one: ``backend`` is null, ``backends`` names them all in the order of the
+configuration, and ``protocol_used`` is the first one's.
+
 A message in the legacy dialect has no session here; a passing one that declares nothing stands in, one per principal.
 
 Source: contract section 2.3 (http.gateway.execute.*) and http.common.content-type.
@@ -13,6 +16,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable
+from typing import Any
 
 from msgspec import Raw
 
@@ -72,7 +76,7 @@ class Execute:
             headers = [("www-authenticate", error.data.pop("challenge"))] if "challenge" in error.data else []
             headers += [("retry-after", "1")] if status in (429, 503) else []
             id = error.id if x is None else x.message.id if isinstance(x.message, Request) else None
-            body = m.error(id, to_wire(error))
+            body = m.error(id, to_wire(error, request.id))
             await responder.respond(status, [*_JSON, *headers], _told(body, x, started))
             return
         if response is None:
@@ -85,7 +89,7 @@ class Execute:
         if forced is not None and forced not in PROTOCOL_NAMES:
             raise BridgeError("invalid_request", f"X-Force-Protocol: one of {', '.join(PROTOCOL_NAMES)}", id=_id(message))
         era = classify(message)
-        caller = Caller("http", era, request.peer, dict(request.headers.items()))
+        caller = Caller("http", era, request.peer, dict(request.headers.items()), request_id=request.id)
         deadline = Deadline(self._deadline, asyncio.get_running_loop().time())
         x = Exchange(message, view_of(message, era), caller, _NOBODY, deadline, target, force_protocol=forced)
         x.notes["passing"] = True
@@ -139,13 +143,15 @@ class _NoBack:
 
 def _told(response: Response, x: Exchange | None, started: float) -> bytes:
     """The response with where it went, at its top level."""
-    backend = x.backend if x is not None else None
-    extra = {
-        "protocol_used": backend.protocol if backend is not None else None,
-        "backend": backend.name if backend is not None else None,
+    used = [] if x is None else x.answered_by or ([x.backend] if x.backend is not None else [])
+    extra: dict[str, Any] = {
+        "protocol_used": used[0].protocol if used else None,
+        "backend": used[0].name if len(used) == 1 else None,
         "attempts": x.attempts if x is not None else 0,
         "duration_ms": round((time.perf_counter() - started) * 1000, 3),
     }
+    if len(used) > 1:
+        extra["backends"] = [backend.name for backend in used]
     told = Response(
         response.id, response.result, response.error, b"", {**response.extra, **{k: Raw(m.dumps(v)) for k, v in extra.items()}}
     )

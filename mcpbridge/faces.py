@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from mcpbridge.admin.app import App
+from mcpbridge.admin.app import JSON, NO_STORE, App, error_body
 from mcpbridge.bridge import Bridge
 from mcpbridge.config.gateway import GatewayConfig, is_loopback
 from mcpbridge.core.server import Server
@@ -21,6 +21,7 @@ from mcpbridge.execute import Execute
 from mcpbridge.observe.snapshot import Frontend
 from mcpbridge.policies.hosts import LOOPBACK, HostRules, host_rules, refusal
 from mcpbridge.transports.http.listen import HttpFrontend
+from mcpbridge.transports.http.outcome import refusal_of
 from mcpbridge.transports.http1.server import HttpRequest, Responder
 
 API = "/api/v1"
@@ -118,7 +119,7 @@ class Faces:
         if names not in self._accepted:
             refused = refusal(self._rules, *names)
             if refused is not None:
-                await self._app.refuse(responder, refused.status, refused.text, request.headers)
+                await self._app.refuse(request, responder, refused.status, refused.text)
                 return
             if len(self._accepted) < MAX_ACCEPTED:
                 self._accepted.add(names)
@@ -132,7 +133,7 @@ class Faces:
             if request.method == "POST":
                 await self._execute.handle(request, responder, self._all)
             else:
-                await self._app.misused(responder, "POST", request.headers)
+                await self._app.misused(request, responder, "POST")
         else:
             await self._app.handle(request, responder, metrics=False)
 
@@ -140,7 +141,7 @@ class Faces:
         is_get = request.method in ("GET", "HEAD")
         refused = refusal(self._local, request.headers.get("host"), request.headers.get("origin"), check_host=not is_get)
         if refused is not None:
-            await self._app.refuse(responder, refused.status, refused.text, request.headers)
+            await self._app.refuse(request, responder, refused.status, refused.text)
             return
         await self._app.handle(request, responder, metrics=True)
 
@@ -148,10 +149,16 @@ class Faces:
         """Whether a server has this name; answers 404 when none has."""
         if name in self._servers:
             return True
-        await self._app.refuse(
-            responder, 404, "no server has this name; GET /api/v1/status lists those there are", request.headers
-        )
+        text = "no server has this name; GET /api/v1/status lists those there are"
+        await self._app.refuse(request, responder, 404, text)
         return False
+
+
+def explain(path: str | None, status: int, words: str, id: str) -> tuple[list[tuple[str, str]], bytes]:
+    """What the HTTP engine itself refuses: a JSON-RPC error at an MCP endpoint, else the error of the API."""
+    if path is not None and (path.startswith("/mcp") or path in (f"{API}/mcp", f"{API}/execute")):
+        return refusal_of(status, words, id)
+    return [JSON, NO_STORE], error_body(status, words, "", id)
 
 
 def public_rules(config: GatewayConfig) -> HostRules:

@@ -22,11 +22,13 @@ from mcpbridge.config.gateway import GatewayConfig
 from mcpbridge.config.kinds import split_host_port
 from mcpbridge.config.load import Loaded
 from mcpbridge.config.problems import EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, ConfigError, Problem
+from mcpbridge.config.rows import variables
+from mcpbridge.config.sections import EndpointSpec
 from mcpbridge.core.reception import Reception
 from mcpbridge.core.session import Session
 from mcpbridge.era import Crossings
 from mcpbridge.execute import Execute
-from mcpbridge.faces import Faces, Front, Frontends, bracketed, public_rules
+from mcpbridge.faces import Faces, Front, Frontends, bracketed, explain, public_rules
 from mcpbridge.observe.log import configure, log
 from mcpbridge.observe.metrics import Registry
 from mcpbridge.observe.snapshot import PROTOCOL_NAMES, ConfigStatus, Snapshot, timestamp
@@ -65,7 +67,7 @@ def main(loaded: Loaded[GatewayConfig]) -> int:
     configure(config.logging.level, config.logging.format)
     for warning in loaded.warnings:
         _log.warn(str(warning))
-    withhold(_secrets(config), (endpoint.token_env for spec in config.servers for endpoint in spec.endpoints))
+    withhold(_secrets(config), (*variables(GatewayConfig), *(endpoint.token_env for endpoint in _endpoints(config))))
     raise_fd_limit(2 * config.server.max_connections + 256)
     return run(lambda: Gateway(loaded).serve())
 
@@ -225,6 +227,7 @@ class Gateway:
             limits=limits,
             base_headers=BASE_HEADERS,
             tls_headers=TLS_HEADERS,
+            explain=explain,
         )
         context = self._tls()
         try:
@@ -236,7 +239,7 @@ class Gateway:
         self._speak("http", f"{scheme}://{bracketed(host)}:{port}", lambda: server.connections, lambda: server.active)
 
     async def _listen_management(self, faces: Faces) -> HttpServer:
-        server = HttpServer(faces.management, base_headers=BASE_HEADERS, max_connections=200)
+        server = HttpServer(faces.management, base_headers=BASE_HEADERS, max_connections=200, explain=explain)
         endpoint = self._config.metrics.endpoint
         host, port = split_host_port(endpoint)
         try:
@@ -297,8 +300,14 @@ class Gateway:
 
 
 def _secrets(config: GatewayConfig) -> list[str]:
-    """What only the gateway itself may know."""
-    return [config.auth.jwt.secret, *config.sessions.seal_keys, *(entry.token for entry in config.auth.static_tokens)]
+    """What only the gateway itself may know, and what it shows to one server each."""
+    headers = (value for endpoint in _endpoints(config) for value in endpoint.headers.values())
+    tokens = (entry.token for entry in config.auth.static_tokens)
+    return [config.auth.jwt.secret, *config.sessions.seal_keys, *tokens, *headers]
+
+
+def _endpoints(config: GatewayConfig) -> list[EndpointSpec]:
+    return [endpoint for spec in config.servers for endpoint in spec.endpoints]
 
 
 def jwt_keys(config: GatewayConfig) -> JwtKeys | None:

@@ -23,6 +23,7 @@ from msgspec import Raw
 from mcpbridge.bridge import Bridge
 from mcpbridge.config.load import Loaded
 from mcpbridge.config.router import RouterConfig
+from mcpbridge.config.rows import variables
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.core.duplex import DuplexClient
 from mcpbridge.core.exchange import ANONYMOUS, Exchange, Handler, Policy
@@ -56,8 +57,11 @@ def main(loaded: Loaded[RouterConfig]) -> int:
     configure(config.logging.level, config.logging.format, _log_stream(config.logging.output))
     for warning in loaded.warnings:
         _log.warn(str(warning))
-    tokens = [endpoint.token_env for spec in config.servers for endpoint in spec.endpoints]
-    withhold((), [*tokens, config.gateway.auth.token_env])
+    endpoints = [endpoint for spec in config.servers for endpoint in spec.endpoints]
+    withhold(
+        (value for endpoint in endpoints for value in endpoint.headers.values()),
+        (*variables(RouterConfig), *(endpoint.token_env for endpoint in endpoints), config.gateway.auth.token_env),
+    )
     return run(lambda: _serve(config))
 
 
@@ -87,6 +91,7 @@ async def _serve(config: RouterConfig) -> int:
         gateway = Reach(
             bridge,
             pool_size=config.gateway.connection.pool.max_size,
+            idle_timeout=config.gateway.connection.pool.max_idle_time,
             dial_timeout=config.gateway.connection.timeout,
             queue_time=patience,
             tls=lambda: _gateway_tls(config),

@@ -67,24 +67,28 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 "args": [str(folder / "teller.py")],
                 "env": {"GIVEN": "${DOCS_TOKEN}"},
             },
+            {"name": "second", "command": sys.executable, "args": [str(folder / "teller.py")]},
             {"name": "docs", "url": "http://127.0.0.1:1/mcp", "token_env": "DOCS_TOKEN"},
+            {"name": "wiki", "url": "http://127.0.0.1:1/mcp", "headers": {"Authorization": "Bearer ${WIKI_TOKEN}"}},
         ],
     }
     path = folder / "gateway.yaml"
     path.write_text(json.dumps(config))
     variables = {"OUR_KEY": KEY, "CI_TOKEN": TOKEN, "DOCS_TOKEN": "docs-token", "CITY": "Reykjavik"}
+    variables |= {"WIKI_TOKEN": "wiki-token", "MCP_LOGGING_LEVEL": "warn", "MCP_METRICS_ENABLED": "true", "MCP_OTHER": "theirs"}
     with running([sys.executable, "-m", "mcpbridge", "gateway", "--config", str(path)], **variables) as process:
         wait_listening(process, f"http://127.0.0.1:{port}/healthz")
         yield f"http://127.0.0.1:{port}"
 
 
-def test_a_child_inherits_no_secret_of_the_gateway_whatever_its_variable_is_called(base: str) -> None:
+def test_a_child_inherits_neither_secrets_nor_settings_of_the_gateway(base: str) -> None:
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "teller__env", "arguments": {}}}
     status, _, answer = ask(f"{base}/api/v1/execute", call)
     assert status == 200, answer
     seen = json.loads(answer["result"]["content"][0]["text"])
-    assert {"OUR_KEY", "CI_TOKEN", "DOCS_TOKEN"} & seen.keys() == set()
-    assert (seen["CITY"], seen["GIVEN"]) == ("Reykjavik", "docs-token")
+    ours = {"OUR_KEY", "CI_TOKEN", "DOCS_TOKEN", "WIKI_TOKEN", "MCP_LOGGING_LEVEL", "MCP_METRICS_ENABLED"}
+    assert ours & seen.keys() == set()
+    assert (seen["CITY"], seen["GIVEN"], seen["MCP_OTHER"]) == ("Reykjavik", "docs-token", "theirs")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
@@ -117,3 +121,14 @@ def test_an_address_that_is_taken_is_no_bug(key: str, tmp_path: Path) -> None:
     assert done.returncode == 75
     assert line["message"].startswith(f"{path}:{place}: {key}: cannot listen on 127.0.0.1:{ports[key]}: address already in use")
     assert "bug" not in done.stderr
+
+
+@pytest.mark.requirement("http.gateway.execute.jq")
+def test_execute_names_the_one_backend_of_a_call_and_all_of_a_merged_list(base: str) -> None:
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "teller__env", "arguments": {}}}
+    _, _, answer = ask(f"{base}/api/v1/execute", call)
+    assert (answer["protocol_used"], answer["backend"], "backends" in answer) == ("stdio", "teller/0", False)
+    _, _, answer = ask(f"{base}/api/v1/execute", {"jsonrpc": "2.0", "id": 2, "method": "tools/list"})
+    assert (answer["protocol_used"], answer["backend"], answer["backends"]) == ("stdio", None, ["teller/0", "second/0"])
+    unavailable = answer["result"]["_meta"]["mcpbridge/unavailable"]
+    assert unavailable["docs"].startswith("connection refused: server 'docs'") and unavailable["docs"].count("'docs'") == 1

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import re
-import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Literal, NamedTuple
@@ -44,7 +42,6 @@ SHORTEST, LONGEST = 0.25, 60.0  # seconds between two snapshots of a stream
 _LOOK = 1.0  # a stream with a longer interval looks this often whether the bridge drains
 
 _BODY_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})  # the second is curl's default
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _PROXY_HEADERS = ("forwarded", "x-real-ip", "via")
 
 
@@ -90,17 +87,24 @@ class App:
     async def handle(self, request: HttpRequest, responder: Responder, *, metrics: bool = False) -> None:
         """Answer one request of a listener; ``metrics``: whether this listener serves them."""
         answer = await self.answer(
-            request.method, request.path, request.query, request.headers, request.peer, request.body, metrics=metrics
+            request.method,
+            request.path,
+            request.query,
+            request.headers,
+            request.peer,
+            request.body,
+            metrics=metrics,
+            id=request.id,
         )
         await _send(answer, responder)
 
-    async def refuse(self, responder: Responder, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
-        """Answer a request that a face does not let in. ``headers``: those of the request, for its id."""
-        await _send(_error(status, text, "", _request_id(headers or {})), responder)
+    async def refuse(self, request: HttpRequest, responder: Responder, status: int, text: str) -> None:
+        """Answer a request that a face does not let in."""
+        await _send(_error(status, text, "", request.id), responder)
 
-    async def misused(self, responder: Responder, allow: str, headers: Mapping[str, str]) -> None:
+    async def misused(self, request: HttpRequest, responder: Responder, allow: str) -> None:
         """Answer a request whose path takes other methods: those of ``allow``."""
-        await _send(_not_allowed(allow, _request_id(headers)), responder)
+        await _send(_not_allowed(allow, request.id), responder)
 
     async def answer(
         self,
@@ -112,12 +116,13 @@ class App:
         content: bytes = b"",
         *,
         metrics: bool = False,
+        id: str = "",
     ) -> Answer:
         """The answer to one request. ``headers`` have lower-case names, ``peer`` is an IP address, "" on a unix socket.
+        ``id`` is the request's, which the engine sends back as a header and errors repeat.
 
         The body of a HEAD is that of its GET: who writes the answer leaves it out.
         """
-        id = _request_id(headers)
         try:
             if path in self._actions:
                 return await self._act(method, path, headers, peer, content, id)
@@ -129,12 +134,12 @@ class App:
             if is_metrics:
                 self._may_see_all(headers, peer, self._needs_token)
                 self._snapshot()  # gauges are set when the picture is made
-                return _ok(200, CONTENT_TYPE, expose(self._registry.collect()), id)
+                return _ok(200, CONTENT_TYPE, expose(self._registry.collect()))
             if path == self._stream_path:
                 return self._open_stream(method, query, headers, peer, id)
             view = self._views[path]
             status, value = view.render(self._picture(headers, peer, is_open=view.is_open))
-            return _ok(status, JSON[1], body(value), id)
+            return _ok(status, JSON[1], body(value))
         except BridgeError as error:
             return _refused(error, id)
 
@@ -185,7 +190,7 @@ class App:
         if self._streams >= MAX_STREAMS:
             busy = _error(503, f"{MAX_STREAMS} status streams are open already", "close one or poll /api/v1/status", id)
             return Answer(busy.status, [*busy.headers, ("retry-after", "1")], busy.body)
-        fields = [("content-type", "text/event-stream"), NO_STORE, ("x-accel-buffering", "no"), ("x-request-id", id)]
+        fields = [("content-type", "text/event-stream"), NO_STORE, ("x-accel-buffering", "no")]
         return Answer(200, fields, b"" if method == "HEAD" else self._events(interval, headers, peer))
 
     async def _events(self, interval: float, headers: Mapping[str, str], peer: str) -> AsyncGenerator[bytes, None]:
@@ -223,7 +228,7 @@ class App:
             members = None
         if not isinstance(members, dict):
             return _error(400, "the body is no JSON object", "an empty body will do where nothing has to be said", id)
-        return _ok(200, JSON[1], body(await self._actions[path](members)), id)
+        return _ok(200, JSON[1], body(await self._actions[path](members)))
 
 
 async def _send(answer: Answer, responder: Responder) -> None:
@@ -238,14 +243,17 @@ async def _send(answer: Answer, responder: Responder) -> None:
     await responder.end()
 
 
-def _ok(status: int, content_type: str, content: bytes, id: str) -> Answer:
-    return Answer(status, [("content-type", content_type), NO_STORE, ("x-request-id", id)], content)
+def _ok(status: int, content_type: str, content: bytes) -> Answer:
+    return Answer(status, [("content-type", content_type), NO_STORE], content)
 
 
 def _error(status: int, message: str, hint: str, id: str, code: str | None = None) -> Answer:
+    return _ok(status, JSON[1], error_body(status, message, hint, id, code))
+
+
+def error_body(status: int, message: str, hint: str, id: str, code: str | None = None) -> bytes:
     """``{"error":{code, message, hint, request_id}}``. Source: contract http.common.error."""
-    value = {"error": {"code": code or f"MCPB-HTTP-{status}", "message": message, "hint": hint, "request_id": id}}
-    return _ok(status, JSON[1], body(value), id)
+    return body({"error": {"code": code or f"MCPB-HTTP-{status}", "message": message, "hint": hint, "request_id": id}})
 
 
 def _not_allowed(allow: str, id: str) -> Answer:
@@ -259,11 +267,6 @@ def _refused(error: BridgeError, id: str) -> Answer:
     answer = _error(status, str(error), "send Authorization: Bearer TOKEN with the scope this needs", id, code)
     challenge = error.data.get("challenge")
     return Answer(status, [*answer.headers, *([("www-authenticate", challenge)] if challenge else [])], answer.body)
-
-
-def _request_id(headers: Mapping[str, str]) -> str:
-    given = headers.get("x-request-id")
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
 def _interval(query: str) -> float | None:

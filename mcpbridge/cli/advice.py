@@ -60,6 +60,10 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
         "answer in the client in time, or raise routing.parked_ttl",
     ),
     "queue_full": ("more calls wait than may wait", "call more slowly, or raise local.max_concurrent_requests"),
+    "backend_refused": (
+        "the server does not accept the credentials it is called with, or wants some and gets none",
+        "check token_env or the headers of that server in the configuration; calling again does not help",
+    ),
     "server_busy": (
         "all children or connections of the server are in use",
         "raise its max_children, or connection.pool.max_size",

@@ -30,7 +30,23 @@ class GatewayAuth(Section, frozen=True, kw_only=True):
 class GatewayPool(Section, frozen=True, kw_only=True):
     """Connections to the gateway."""
 
-    max_size: Annotated[int, Row(COUNT, "connections for calls; more calls wait for one; a stream has one of its own")] = 10
+    max_size: Annotated[
+        int,
+        Row(
+            COUNT,
+            "connections for calls; more calls wait for one; a stream has one of its own",
+            aliases=("connection.pool.max_size",),
+        ),
+    ] = 10
+    max_idle_time: Annotated[
+        float,
+        Row(
+            duration(0.001, bare=0.001),
+            "close idle ones; a bare number is milliseconds. Short on purpose: an idle one counts at the gateway's limit",
+            key="max_idle_time_ms",
+            aliases=("connection.pool.idle_timeout",),
+        ),
+    ] = 30.0
 
 
 class GatewayConnection(Section, frozen=True, kw_only=True):

@@ -81,6 +81,12 @@ def fields_of(section: type[Section], prefix: str = "") -> Iterator[Field]:
             yield from fields_of(row, f"{prefix}{key}.")
 
 
+def variables(section: type[Section]) -> Iterator[str]:
+    """The variables of the guide that set rows of this section. ``MCPBRIDGE_<KEY__PATH>`` sets each row besides."""
+    for field in fields_of(section):
+        yield from field.row.env
+
+
 def build(section: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
     """The Struct for a flat mapping of full keys to parsed values; what is missing takes the default of its row.
 

@@ -54,6 +54,7 @@ class Caller:
     address: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     principal: Principal | None = None  # set by the authenticate policy
+    request_id: str | None = None  # of the HTTP request, for logs and errors
     connection: object | None = None  # identity of the client connection; None when each message stands alone
 
 
@@ -181,6 +182,7 @@ class Exchange:
     session_id: str | None = None  # as the client named it (HTTP); the sessions policy resolves it
     open_back: Callable[[Session], BackChannel] | None = None  # the frontend's way to reach the client outside a call
     backend: Backend | None = None
+    answered_by: list[Backend] = field(default_factory=list)  # when several servers' answers made one, in their order
     attempts: int = 0
     started: float = field(default_factory=time.monotonic)
     cancel_reason: str | None = None

@@ -33,6 +33,8 @@ def forward(attempt: Handler, *, max_attempts: int = 2) -> Handler:
                 with backend.in_flight(x):
                     return await attempt(x)
             except BridgeError as error:
+                if error.fault.blames == "backend":
+                    error.data = {"server": x.target.name, "protocol": backend.protocol, **error.data}
                 tried.add(backend)
                 sent += error.sent
                 if not x.target.may_retry(x, tried) or not _may_retry(x, error, sent, max_attempts):

@@ -304,9 +304,9 @@ class Pool:
         except BridgeError as error:
             await session.close()
             data = {"server": self.backend.server.name} | error.data
-            failure = BridgeError(
-                error.reason, f"server {self.backend.server.name!r}: {error.detail or error}", sent=False, **data
-            )
+            named = f"server {self.backend.server.name!r}"
+            detail = error.detail if error.detail.startswith(named) else f"{named}: {error.detail}" if error.detail else named
+            failure = BridgeError(error.reason, detail, sent=False, **data)
             self._failed(failure)
             self.backend.failed(failure)
             raise failure from error

@@ -272,7 +272,9 @@ class Server:
             return backend
         candidates = [b for b in self.backends if b not in tried and x.force_protocol in (None, b.protocol)]
         if not candidates:
-            causes = "; ".join(f"{b.name} ({b.protocol}): {b.reason or b.state}" for b in self.backends) or "it has none"
+            named = f"server {self.name!r}: "  # said once, though each cause has it too
+            said = (f"{b.name} ({b.protocol}): {(b.reason or b.state).replace(named, '')}" for b in self.backends)
+            causes = "; ".join(said) or "it has none"
             states = {b.protocol: b.state for b in self.backends}
             raise BridgeError("no_backend", f"server {self.name!r}: {causes}", sent=False, server=self.name, protocols=states)
         return min(candidates, key=lambda b: (b.state == "down", b.active))

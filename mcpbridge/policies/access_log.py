@@ -11,7 +11,6 @@ Source: contract sections 5 and 6.1; architecture section 5.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from hashlib import sha256
 from time import perf_counter
@@ -27,7 +26,6 @@ from mcpbridge.observe.metrics import Counter, Histogram, Registry, Summary
 from mcpbridge.wire.message import Request, Response
 
 CANCELLED = 499
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _log = log("access")
 
 
@@ -143,9 +141,8 @@ def _fields(x: Exchange, status: int, seconds: float, code: int | None) -> dict[
     session_id = x.session.record.id if x.session is not None else x.session_id
     if session_id:
         fields["session_hash"] = _hash(session_id)
-    request_id = x.caller.headers.get("x-request-id")
-    if request_id is not None and _REQUEST_ID.fullmatch(request_id):
-        fields["request_id"] = request_id
+    if x.caller.request_id is not None:
+        fields["request_id"] = x.caller.request_id
     if isinstance(x.message, SessionOp):
         fields["method"] = f"{x.message.method} session"
     return fields

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -98,9 +99,17 @@ def fuzz(
     return count, None
 
 
+def run(name: str, seed: int, seconds: float, save: Path | None) -> tuple[str, int, bool]:
+    """Fuzz one target by name, in whichever process; its name, the number of inputs and whether one failed."""
+    target, seeds = load()[name]
+    count, failing = fuzz(name, target, seeds, seed, seconds=seconds, save=save)
+    return name, count, failing is not None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="seconds per target")
+    parser.add_argument("--jobs", type=int, default=2, help="targets at the same time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--target", action="append", help="only these")
     parser.add_argument("--save", type=Path, default=HERE.parents[1] / ".cache" / "fuzz")
@@ -110,12 +119,12 @@ def main() -> int:
     if unknown:
         parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(targets)}")
     failed = 0
-    for name, (target, seeds) in targets.items():
-        if options.target and name not in options.target:
-            continue
-        count, failing = fuzz(name, target, seeds, options.seed, seconds=options.seconds, save=options.save)
-        failed += failing is not None
-        print(f"{name:24} {count:>9} inputs  {'FAILED' if failing is not None else 'ok'}", flush=True)
+    with ProcessPoolExecutor(options.jobs) as pool:
+        names = [name for name in targets if not options.target or name in options.target]
+        for job in as_completed([pool.submit(run, name, options.seed, options.seconds, options.save) for name in names]):
+            name, count, has_failed = job.result()
+            failed += has_failed
+            print(f"{name:24} {count:>9} inputs  {'FAILED' if has_failed else 'ok'}", flush=True)
     return 1 if failed else 0
 
 

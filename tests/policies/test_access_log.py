@@ -58,7 +58,8 @@ async def ok(x: Exchange) -> m.Response:
 
 
 async def test_an_answered_request_has_one_line_at_debug(lines):
-    x = exchange(x_request_id="abc-1")
+    x = exchange()
+    x.caller.request_id = "abc-1"
     x.caller.principal = Principal("issuer", "alice")
     await run(x, ok)
     (line,) = lines()

@@ -143,7 +143,11 @@ async def test_a_session_of_somebody_else_is_as_unknown_as_one_that_never_was(ga
     outcomes = []
     for id in (mine, mine[:-1] + ("A" if mine[-1] != "A" else "B"), "x" * len(mine)):
         status, _headers, said = await gateway.ask(
-            "/mcp", body, method=method, token=BOB, fields=(f"Mcp-Session-Id: {id}", "Last-Event-ID: 0-0", *accept)
+            "/mcp",
+            body,
+            method=method,
+            token=BOB,
+            fields=(f"Mcp-Session-Id: {id}", "Last-Event-ID: 0-0", "X-Request-Id: same", *accept),
         )
         outcomes.append((status, reason(said), said.replace(id.encode(), b"")))
     assert outcomes == [(404, "session_unknown", outcomes[0][2])] * 3
@@ -365,3 +369,32 @@ async def test_a_form_of_a_web_page_is_no_message(gateway: Gateway, kind: str) -
         writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + data)
         status, _headers, said = await answer(reader)
     assert status == 415 and b"called" not in said
+
+
+# What the HTTP engine itself refuses
+
+
+@pytest.mark.requirement("http.common.error", "limit.body")
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("target", ["/mcp", "/mcp/echo", "/api/v1/execute", "/health"])
+async def test_two_megabytes_are_refused_in_the_form_of_the_face(gateway: Gateway, target: str, chunked: bool) -> None:
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {2 << 20}"
+    head = f"POST {target} HTTP/1.1\r\nHost: 127.0.0.1:{gateway.port}\r\nX-Request-Id: big\r\n{framing}\r\n\r\n"
+    async with gateway.connection() as (reader, writer):
+        writer.write(head.encode() + (b"200000\r\n" if chunked else b""))
+        status, headers, body = await answer(reader)
+    error = json.loads(body)["error"]
+    assert (status, headers["connection"], headers["x-request-id"]) == (413, "close", "big")
+    if target == "/health":
+        assert (error["code"], error["request_id"]) == ("MCPB-HTTP-413", "big")
+    else:
+        assert (error["code"], error["data"]["reason"], error["data"]["request_id"]) == (1017, "request_too_large", "big")
+
+
+@pytest.mark.requirement("http.common.request-id")
+async def test_an_id_that_would_split_a_header_or_a_log_line_is_not_sent_back(gateway: Gateway) -> None:
+    for given in ("a b", 'x","level":"error', "a;b", "x" * 256, "é"):
+        status, headers, _said = await gateway.ask("/mcp", modern(), fields=(*MODERN_FIELDS, f"X-Request-Id: {given}"))
+        assert status == 200 and len(headers["x-request-id"]) == 16
+    status, headers, _said = await gateway.ask("/mcp", modern(), fields=(*MODERN_FIELDS, "X-Request-Id: abc-1"))
+    assert (status, headers["x-request-id"]) == (200, "abc-1")

@@ -24,7 +24,7 @@ from mcpbridge.core.aggregate.resources import Owners
 from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import Caller, Exchange, Handler
 from mcpbridge.core.route import open_link
-from mcpbridge.core.server import Server
+from mcpbridge.core.server import Backend, Server
 from mcpbridge.core.state import continues
 from mcpbridge.core.tasks import share
 from mcpbridge.errors import BridgeError
@@ -237,7 +237,17 @@ class Endpoint:
     # Lists and calls
 
     async def _list(self, x: Exchange, member: str) -> Response:
-        response, causes = await merged_list(x, self._servers, member, self._ask, self._show(member), self._patience)
+        used: dict[str, Backend] = {}
+
+        async def ask(x: Exchange, server: Server, request: Request) -> Response:
+            part = x.derive(request, server)
+            response = await self._ask_part(x, part)
+            if part.backend is not None:
+                used[server.name] = part.backend
+            return response
+
+        response, causes = await merged_list(x, self._servers, member, ask, self._show(member), self._patience)
+        x.answered_by = [used[server.name] for server in self._servers if server.name in used]
         if x.session is not None:
             for name, cause in causes.items():
                 if name not in x.session.missing:
@@ -375,7 +385,9 @@ class Endpoint:
         return Raw(m.join({**said, "uri": Raw(m.dumps(self._owners.shown(server.name, uri)))}))
 
     async def _ask(self, x: Exchange, server: Server, request: Request) -> Response:
-        part = x.derive(request, server)
+        return await self._ask_part(x, x.derive(request, server))
+
+    async def _ask_part(self, x: Exchange, part: Exchange) -> Response:
         try:
             response = await self._one(part)
         finally:

@@ -104,7 +104,8 @@ async def serve_stream(session: HttpSession, request: HttpRequest, responder: Re
     if last is not None:
         place = session.find(last)
         if place is None or not await place[0].can_resume(place[1]):
-            await refuse(responder, None, BridgeError("event_unknown", "nothing is kept after this Last-Event-ID"), 400)
+            error = BridgeError("event_unknown", "nothing is kept after this Last-Event-ID")
+            await refuse(responder, None, error, 400, request.id)
             return
         stream, after = place
     gone = asyncio.Event()
@@ -136,7 +137,7 @@ async def _cancelled(x: Exchange, reply: LegacyReply, responder: Responder) -> N
     ended is another matter: whoever still waits learns that it is gone."""
     if x.session is not None and x.session.closed and not responder.started:
         id = x.message.id if isinstance(x.message, Request) else None
-        await refuse(responder, id, BridgeError("session_unknown", "the session has ended"), 404)
+        await refuse(responder, id, BridgeError("session_unknown", "the session has ended"), 404, x.caller.request_id)
     else:
         await reply.close()
 

@@ -59,18 +59,18 @@ class HttpFrontend:
         kind = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
         if kind != "application/json":
             error = BridgeError("invalid_request", f"content type {kind or 'missing'!r}, application/json expected")
-            await refuse(responder, None, error, 415)
+            await refuse(responder, None, error, 415, request.id)
             return
         try:
             message = parse(request.body)
             era = classify(message, request.headers.get("mcp-protocol-version"))
         except BridgeError as error:
-            await refuse(responder, error.id, error, error.fault.status)
+            await refuse(responder, error.id, error, error.fault.status, request.id)
             return
         if isinstance(message, list):
             await self._batch(message, request, responder, target)
             return
-        caller = Caller("http", era, request.peer, request.headers)
+        caller = Caller("http", era, request.peer, request.headers, request_id=request.id)
         x = Exchange(message, view_of(message, era), caller, _NOBODY, self._new_deadline(), target)
         if era == "modern":
             await self._modern(x, responder)
@@ -123,12 +123,12 @@ class HttpFrontend:
         except BridgeError as error:
             x.notes["challenge"] = error.data.pop("challenge", None)
             x.notes["retry_after"] = error.fault.status in (429, 503)
-            return m.error(id, to_wire(error)), error.fault.legacy_status if legacy else error.fault.status
+            return m.error(id, to_wire(error, x.caller.request_id)), error.fault.legacy_status if legacy else error.fault.status
         except Exception as error:  # noqa: BLE001 - told to whoever waits
             _log.error(
                 "request failed inside the bridge", protocol="http", method=x.view.method, error=repr(error), exc_info=True
             )
-            return m.error(id, to_wire(BridgeError("internal_error"))), 500
+            return m.error(id, to_wire(BridgeError("internal_error"), x.caller.request_id)), 500
         if response is None or response.error is None or legacy:
             return response, 200
         return response, answered_status(response.error)
@@ -146,7 +146,7 @@ class HttpFrontend:
         try:
             check_batch(batch, x.session.record.version)
         except BridgeError as error:
-            await refuse(responder, None, error, error.fault.status)
+            await refuse(responder, None, error, error.fault.status, request.id)
             return
         parts = [
             self._in_session(Exchange(part, view_of(part, "legacy"), x.caller, _NOBODY, self._new_deadline(), target))
@@ -155,7 +155,7 @@ class HttpFrontend:
         await answer_batch(x, parts, request, responder, self._answer)
 
     def _operation(self, method: SessionMethod, request: HttpRequest, target: Target) -> Exchange:
-        caller = Caller("http", "legacy", request.peer, request.headers)
+        caller = Caller("http", "legacy", request.peer, request.headers, request_id=request.id)
         return self._in_session(Exchange(SessionOp(method), View(method), caller, _NOBODY, self._new_deadline(), target))
 
     async def _session_op(self, request: HttpRequest, responder: Responder, target: Target) -> None:
@@ -163,7 +163,8 @@ class HttpFrontend:
             await responder.respond(405, [("allow", "POST")], b"")
             return
         if request.method == "GET" and "text/event-stream" not in (request.headers.get("accept") or ""):
-            await refuse(responder, None, BridgeError("invalid_request", "Accept must list text/event-stream"), 406)
+            error = BridgeError("invalid_request", "Accept must list text/event-stream")
+            await refuse(responder, None, error, 406, request.id)
             return
         x = self._operation("GET" if request.method == "GET" else "DELETE", request, target)
         response, status = await self._answer(x)

@@ -48,9 +48,18 @@ def answered_status(error: Raw) -> int:
     return status_of(int(code), legacy=False) if _CODE(code) else 200
 
 
-async def refuse(responder: Responder, id: m.RequestId | None, error: BridgeError, status: int) -> None:
-    """Answer with this error; ``id`` is that of the request it is about, if there is one."""
-    await responder.respond(status, JSON, m.error(id, to_wire(error)).encode())
+async def refuse(responder: Responder, id: m.RequestId | None, error: BridgeError, status: int, request_id: str | None) -> None:
+    """Answer with this error; ``id`` is that of the JSON-RPC request it is about, if there is one."""
+    await responder.respond(status, JSON, m.error(id, to_wire(error, request_id)).encode())
+
+
+_REFUSALS = {413: "request_too_large", 500: "internal_error"}  # others are about the form of the request
+
+
+def refusal_of(status: int, words: str, id: str) -> tuple[list[tuple[str, str]], bytes]:
+    """Headers and body of what the HTTP engine refused before there was any message; ``id`` is that of the HTTP request."""
+    reason = _REFUSALS.get(status, "invalid_request")
+    return JSON, m.error(None, to_wire(BridgeError(reason, "" if status == 500 else words), id)).encode()
 
 
 async def first(*ends: asyncio.Event | asyncio.Future[Any], timeout: float | None = None) -> None:

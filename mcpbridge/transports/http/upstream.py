@@ -196,6 +196,9 @@ class HttpUpstream:
             self._lost()
         if status == 404:
             raise BridgeError("http_not_found", f"server {self._name!r} at {self._path}", server=self._name, status=404)
+        if status in (401, 403):
+            detail = f"server {self._name!r} answered HTTP {status}"
+            raise BridgeError("backend_refused", detail, server=self._name, status=status)
         if status == 200:
             raise BridgeError("bad_answer", f"content type {kind or 'missing'!r}", server=self._name)
         detail = f"server {self._name!r} answered HTTP {status}{self._pool.through}"

@@ -124,6 +124,7 @@ class ClientConnection(asyncio.Protocol):
         self.idle_since = 0.0  # kept by the pool
         self.born = 0.0
         self.is_reused = False
+        self.was_turned_away = False  # its first words, before any request, were 429
         self.keep_alive_timeout: float | None = None  # seconds the server said it waits
         self.answered = False  # a byte of an answer to the present request has come
         self._on_free = on_free
@@ -185,6 +186,7 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._is_busy:
+            self.was_turned_away = not self.is_reused and data.startswith(b"HTTP/1.1 429 ")
             self._transport.abort()  # bytes nobody asked for would be taken for the next answer
             self._retire()
             return

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 
 from mcpbridge.observe.log import log
 from mcpbridge.transports.http1.pace import WRITE_WINDOW, Backlog, IncomingBody
-from mcpbridge.transports.http1.request import HttpRefusal, HttpRequest, Responder
+from mcpbridge.transports.http1.request import REQUEST_ID, HttpRefusal, HttpRequest, Responder, request_id
 from mcpbridge.wire.http1 import (
     CONTINUE,
     MAX_REQUEST_LINE,
@@ -57,6 +57,7 @@ class ServerConnection(asyncio.Protocol):
         self._incoming: IncomingBody | None = None
         self._backlog: Backlog | None = None  # while the write buffer is full
         self._head: RequestHead | None = None
+        self._id = ""  # of the request that is being read or answered
         self._heads = HeadReader(parse_request)
         self._since = server.now  # when the present state began, as far as a limit depends on it
         self._written = 0
@@ -202,6 +203,8 @@ class ServerConnection(asyncio.Protocol):
 
     def _begin_request(self, head: RequestHead) -> None:
         self._has_begun = False
+        self._head = head
+        self._id = request_id(head.headers.get(REQUEST_ID))
         rest = self._buffer
         try:
             limit = self._server.max_body if self._server.admit is None else self._server.admit(head, self._peer)
@@ -217,14 +220,11 @@ class ServerConnection(asyncio.Protocol):
         elif head.length > limit:
             self._refuse(413, f"body larger than {limit} bytes")
         elif not has_body:
-            self._head = head
             self._run_request(b"")
         elif not head.chunked and len(rest) >= head.length:
-            self._head = head
             self._buffer = rest[head.length :]
             self._run_request(rest[: head.length])
         else:
-            self._head = head
             self._state = "body"
             self._incoming = IncomingBody(head, limit, self._server.now)
             self._buffer = b""
@@ -251,7 +251,7 @@ class ServerConnection(asyncio.Protocol):
         head = cast(RequestHead, self._head)
         self._state = "running"
         responder = self._responder = Responder(self, head)
-        request = HttpRequest(head, body, self._peer, self._port, self._tls)
+        request = HttpRequest(head, body, self._peer, self._port, self._tls, self._id)
         self._task = self._server.loop.create_task(self._run(request, responder))
 
     async def _run(self, request: HttpRequest, responder: Responder) -> None:
@@ -276,14 +276,12 @@ class ServerConnection(asyncio.Protocol):
     async def _fail(self, request: HttpRequest, responder: Responder, error: Exception | None) -> None:
         _log.error("request failed", exc=error, method=request.method, path=request.path)
         if not responder.started:
-            failure = HttpRefusal(500, (("content-type", "text/plain"),), b"internal error\n")
-            if self._server.on_error is not None:
-                failure = self._server.on_error(request, error)
-            await responder.respond(*failure)
+            await responder.respond(500, *self._server.explain(request.path, 500, "internal error", request.id))
 
     def _finish(self, responder: Responder) -> None:
         self._responder = None
         self._head = None
+        self._id = ""
         if not responder.ended:
             self._transport.abort()  # half an answer: only a cut connection tells the client
         elif self._close_after or self._server.is_draining:
@@ -318,7 +316,7 @@ class ServerConnection(asyncio.Protocol):
         if not keep_alive or self._server.is_draining:
             self._close_after = True
         base = self._server.base_tls if self._tls else self._server.base
-        head = status_line(status) + base
+        head = b"%b%bx-request-id: %b\r\n" % (status_line(status), base, (self._id or request_id(None)).encode("ascii"))
         if headers:
             head += encode_fields(headers)
         if self._close_after:
@@ -368,8 +366,10 @@ class ServerConnection(asyncio.Protocol):
             self._refuse(refusal.status, "", refusal.headers, refusal.body, count=False, has_body=head.method != "HEAD")
             return
         self._buffer = self._buffer[head.length :]
+        self._head = None
         answer = self.answer_head(refusal.status, refusal.headers, len(refusal.body), keep_alive=True)
         self.write(answer if head.method == "HEAD" else answer + refusal.body)
+        self._id = ""
         self._since = self._server.now
         if self._close_after:
             self._set_closed()
@@ -389,7 +389,10 @@ class ServerConnection(asyncio.Protocol):
         if count:
             self._server.refused[status] += 1
         if body is None:
-            headers, body = [*headers, ("content-type", "text/plain")], detail.encode() + b"\n"
+            self._id = self._id or request_id(None)
+            path = self._head.path if self._head is not None else None
+            more, body = self._server.explain(path, status, detail, self._id)
+            headers = [*headers, *more]
         answer = self.answer_head(status, headers, len(body), keep_alive=False)
         self.write(answer + body if has_body else answer)
         self._buffer = b""

@@ -3,7 +3,7 @@
     request ──► newest idle connection, else dial, else wait ──► send ──► HttpResponse ──► back to the idle ones
 
 A server that takes no further connection of ours (429, or none at all) while others of ours are served is not lost: the call
-waits for one of those.
+waits for one of those. While none of ours is served, the call comes back until its patience ends.
 
 Behind a proxy an https server is reached by a tunnel, an http server by absolute-form requests to the proxy.
 
@@ -16,6 +16,7 @@ Source: architecture section 5; contract connection.pool.*.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl as ssl_module
 import time
 from collections import deque
@@ -36,7 +37,14 @@ __all__ = ["HttpPool", "HttpResponse", "PoolStats"]
 
 UNSAFE_IDLE: Final = 4.0  # seconds: below the shortest keep-alive in common use, Node's 5 s
 QUEUE_TIME: Final = 5.0  # seconds a request waits for a connection of a full pool
+MIN_COME_BACK: Final = 0.5  # seconds, whatever the server says: `retry-after: 0` would be a busy loop
+_SECONDS: Final = re.compile(r"[0-9]{1,6}").fullmatch
+CUT_TIME: Final = 10.0  # seconds of coming back to a server that cuts without a word: it may have other troubles
 _CUT: Final = (ConnectionResetError, ConnectionAbortedError, ssl_module.SSLEOFError)  # cut between connect and handshake
+
+
+class _TurnedAway(ConnectionAbortedError):
+    """The server said 429 before it was asked anything."""
 
 
 class PoolStats(NamedTuple):
@@ -98,7 +106,7 @@ class HttpPool:
         self._idle_timeout = idle_timeout
         self._max_lifetime = max_lifetime
         self._dial_timeout = dial_timeout
-        self._queue_time = queue_time
+        self._patience = QUEUE_TIME if queue_time is None else queue_time
         self._idle: list[ClientConnection] = []  # the newest last
         self._busy: set[ClientConnection] = set()
         self._apart: set[ClientConnection] = set()  # those of ``_busy`` that take nobody's place
@@ -143,17 +151,21 @@ class HttpPool:
             if response.status == 407 and self._prefix and self._route.proxy is not None:
                 await response.aclose()
                 raise refused(self._route.proxy, 407)
-            if response.status != 429 or not self._is_turned_away(connection, response):
-                return response
-            await response.aclose()
-            room = 1
         except BridgeError as error:
-            room = self._max_size
             if not connection.is_reused or connection.answered or not retry_safe or error.reason != "stream_closed":
                 raise
-        # A kept connection had died in silence, a fresh one tells the truth; or a fresh one was not let in beside the others.
-        connection = await self._acquire(retry_safe, fresh=room > 1, room=room)
-        return await self._send(connection, method, data, max_response)
+            # A kept connection had died in silence; a fresh one tells the truth.
+            connection = await self._acquire(retry_safe, fresh=True)
+            response = await self._send(connection, method, data, max_response)
+        ends = monotonic() + self._patience
+        while response.status == 429 and (wait := self._turned_away(connection, response)) is not None:
+            if monotonic() + wait >= ends:
+                break
+            await response.aclose()
+            await asyncio.sleep(wait)
+            connection = await self._acquire(retry_safe, room=1)
+            response = await self._send(connection, method, data, max_response)
+        return response
 
     @property
     def through(self) -> str:
@@ -182,10 +194,17 @@ class HttpPool:
         """Whether connections besides this one, or this many being dialed, are or may soon be free again."""
         return len(self._busy - self._apart - {connection}) + self._dialing > dialing
 
-    def _is_turned_away(self, connection: ClientConnection, response: HttpResponse) -> bool:
-        """Whether this 429 is about the connection, not the request: one too many beside those that are served."""
-        closes = "close" in (response.headers.get("connection") or "").lower()
-        return closes and not connection.is_reused and self._has_others(connection)
+    def _turned_away(self, connection: ClientConnection, response: HttpResponse) -> float | None:
+        """Seconds to wait when this 429 is about the connection, not the request; None otherwise.
+
+        One too many beside those of ours that are served waits for one of them. Without any the server must say when.
+        """
+        if connection.is_reused or "close" not in (response.headers.get("connection") or "").lower():
+            return None
+        if self._has_others(connection):
+            return 0.0
+        said = response.headers.get("retry-after") or ""
+        return max(MIN_COME_BACK, float(said)) if _SECONDS(said) else None
 
     async def _send(self, connection: ClientConnection, method: str, data: bytes, limit: int) -> HttpResponse:
         waiting = connection.send(data, for_head=method == "HEAD", limit=limit)
@@ -232,6 +251,7 @@ class HttpPool:
 
         ``fresh``: only a new one. ``room``: connections to be had in all, ``max_size`` unless fewer are let in.
         """
+        began = monotonic()
         while True:
             if queued:
                 connection = await self._turn(retry_safe, fresh, room or self._max_size)
@@ -241,16 +261,21 @@ class HttpPool:
             self._misses += 1
             try:
                 connection = await self._dial()
+                self._busy.add(connection)
+                return connection
             except BaseException as error:
-                if not (queued and isinstance(error.__cause__, _CUT) and self._has_others(dialing=1)):
+                cause = error.__cause__
+                has_others = self._has_others(dialing=1)
+                patience = self._patience if isinstance(cause, _TurnedAway) else min(self._patience, CUT_TIME)
+                is_over = monotonic() - began + MIN_COME_BACK > patience
+                if not queued or not isinstance(cause, _CUT) or (is_over and not has_others):
                     self._wake_waiter()
                     raise
-                room = 1  # the server takes no more of us just now
-                continue
             finally:
                 self._dialing -= 1
-            self._busy.add(connection)
-            return connection
+            room = 1  # the server takes no more of us just now
+            if not has_others:
+                await asyncio.sleep(MIN_COME_BACK)
 
     async def _turn(self, retry_safe: bool, fresh: bool, room: int) -> ClientConnection | None:
         """An idle connection, or None when there is room for a new one; waits until one of both is so."""
@@ -266,8 +291,7 @@ class HttpPool:
                         self._idle[0].close()  # none of them will do, and a new one needs the room
                         continue
                     if patience.when() is None:
-                        queue_time = QUEUE_TIME if self._queue_time is None else self._queue_time
-                        patience.reschedule(monotonic() + queue_time)
+                        patience.reschedule(monotonic() + self._patience)
                     await self._wait_turn()
         except TimeoutError:
             raise BridgeError("server_busy", "all connections to the server are in use", sent=False) from None
@@ -310,6 +334,8 @@ class HttpPool:
                     raise
                 if not connection.is_usable():
                     connection.close()
+                    if connection.was_turned_away:
+                        raise _TurnedAway(ECONNABORTED, "the server takes no more connections from here")
                     raise ConnectionAbortedError(ECONNABORTED, "the server closed the connection at once")
         except (OSError, TimeoutError) as error:
             raise_dial_error(error, self._route.through)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from random import getrandbits
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mcpbridge.wire.chunked import LAST_CHUNK, encode_chunk
@@ -12,14 +14,24 @@ if TYPE_CHECKING:
     from mcpbridge.transports.http1.connection import ServerConnection
 
 SLICE: Final = 262144  # bytes of a large answer that are written before waiting for the client
+REQUEST_ID: Final = "x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,255}").fullmatch
+
+
+def request_id(given: str | None) -> str:
+    """The id by which a request is found in the logs of both sides: the client's own when it is one, else a new one.
+
+    Source: contract http.common.request-id, limit.input.request-id.
+    """
+    return given if given is not None and _REQUEST_ID(given) else f"{getrandbits(64):016x}"
 
 
 class HttpRequest:
-    """A complete request: its head passed every check, its body is whole."""
+    """A complete request: its head passed every check, its body is whole. ``id`` goes back in ``X-Request-Id``."""
 
-    __slots__ = ("body", "headers", "method", "path", "peer", "peer_port", "query", "target", "tls")
+    __slots__ = ("body", "headers", "id", "method", "path", "peer", "peer_port", "query", "target", "tls")
 
-    def __init__(self, head: RequestHead, body: bytes, peer: str, peer_port: int, tls: bool) -> None:
+    def __init__(self, head: RequestHead, body: bytes, peer: str, peer_port: int, tls: bool, id: str) -> None:
         self.method: str = head.method
         self.target: str = head.target
         self.path: str = head.path
@@ -29,6 +41,7 @@ class HttpRequest:
         self.peer = peer  # IP address; "" on a unix socket
         self.peer_port = peer_port
         self.tls = tls
+        self.id = id
 
 
 class HttpRefusal(NamedTuple):

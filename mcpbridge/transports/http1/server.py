@@ -19,7 +19,7 @@ from typing import Any, Final
 from mcpbridge.observe.log import log
 from mcpbridge.transports.doors import BACKLOG, ConnectionLimits, TlsDoor, address_key, bind, tell_plain
 from mcpbridge.transports.http1.connection import ServerConnection
-from mcpbridge.transports.http1.request import HttpRefusal, HttpRequest, Responder
+from mcpbridge.transports.http1.request import REQUEST_ID, HttpRefusal, HttpRequest, Responder, request_id
 from mcpbridge.wire.http1 import RequestHead, encode_fields, status_line
 
 __all__ = ["Admit", "HttpRefusal", "HttpRequest", "HttpServer", "RequestHandler", "Responder"]
@@ -35,10 +35,17 @@ _TEXT = ("content-type", "text/plain; charset=utf-8")
 RequestHandler = Callable[[HttpRequest, Responder], Awaitable[None]]
 """Answers one request; runs as a task of its own, cancelled when the client goes (unless ``responder.on_gone`` is set)."""
 
+Explain = Callable[["str | None", int, str, str], "tuple[Sequence[tuple[str, str]], bytes]"]
+"""Path (None: no head was read), status, words and request id of an answer that the engine itself makes -> headers, body."""
+
 Admit = Callable[[RequestHead, str], "int | HttpRefusal"]
 """Looks at a head and the peer's address before any body is asked for: the body limit in bytes, or a refusal."""
 
 _log = log("http1")
+
+
+def _plainly(_path: str | None, _status: int, words: str, _id: str) -> tuple[Sequence[tuple[str, str]], bytes]:
+    return [("content-type", "text/plain")], words.encode() + b"\n"
 
 
 class HttpServer:
@@ -49,7 +56,7 @@ class HttpServer:
         handler: RequestHandler,
         *,
         admit: Admit | None = None,
-        on_error: Callable[[HttpRequest, Exception | None], HttpRefusal] | None = None,
+        explain: Explain | None = None,
         sniff: Callable[[bytes], asyncio.Protocol | None] | None = None,
         max_header: int = 32768,
         max_body: int = 1048576,
@@ -64,13 +71,13 @@ class HttpServer:
     ) -> None:
         """Sizes in bytes, times in seconds. ``base_headers`` go into every answer, ``tls_headers`` also, over TLS.
 
-        ``on_error`` makes the answer of a handler that raised (None: it ended without an answer). ``sniff`` is asked when a
+        ``explain`` words what the engine itself refuses and the answer of a handler that raised. ``sniff`` is asked when a
         connection starts with neither HTTP nor TLS: the protocol it returns takes the connection over. ``limits`` are those of
         several frontends together; without it the two numbers are this server's own.
         """
         self.handler = handler
         self.admit = admit
-        self.on_error = on_error
+        self.explain = explain or _plainly
         self.sniff = sniff
         self.max_header = max_header
         self.max_body = max_body
@@ -204,7 +211,8 @@ class HttpServer:
         """Answer plain HTTP in plain HTTP."""
         self._count_refused(400)
         body = b"This port speaks HTTPS. Use https:// in the URL.\n"
-        fields = encode_fields((_TEXT, ("content-length", str(len(body))), ("connection", "close")))
+        ending = (("content-length", str(len(body))), (REQUEST_ID, request_id(None)), ("connection", "close"))
+        fields = encode_fields((_TEXT, *ending))
         await tell_plain(sock, status_line(400) + self.base + fields + b"\r\n" + body)
 
     # -- time

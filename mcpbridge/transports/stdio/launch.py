@@ -15,6 +15,7 @@ from mcpbridge.observe.redact import MASK, conceal, safe
 
 OUR_SECRETS = frozenset({"MCP_AUTH_TOKEN", "JWT_SECRET", "REDIS_PASSWORD", "OAUTH_CLIENT_SECRET"})
 OUR_PREFIX = "MCPBRIDGE_"  # settings, seal keys, and the mark of a bridge above us
+SHORTEST_PART = 8  # characters; a shorter value may be a part of a secret by chance
 _withheld: set[str] = set()  # like the environment itself, one per process
 
 
@@ -28,10 +29,18 @@ class Launch(NamedTuple):
 
 
 def withhold(secrets: Iterable[str], names: Iterable[str] = ()) -> None:
-    """Keep the bridge's own secrets from every child from now on: the variables that hold one, whatever they are called."""
+    """Keep the bridge's own secrets and settings from every child from now on.
+
+    ``secrets``: the variables that hold one, or a part of one (``Bearer ${TOKEN}``), whatever they are called. ``names``: the
+    variables of the bridge's own configuration.
+    """
     values = {secret for secret in secrets if secret}
     _withheld.update(names)
-    _withheld.update(name for name, value in os.environ.items() if value in values)
+    _withheld.update(
+        name
+        for name, value in os.environ.items()
+        if value in values or (len(value) >= SHORTEST_PART and any(value in secret for secret in values))
+    )
 
 
 def environment(ours: Mapping[str, str], configured: Mapping[str, str]) -> dict[str, str]:

@@ -98,3 +98,17 @@ async def test_an_array_of_a_2025_03_26_server_is_split_and_its_order_kept(strea
         if not streamed:
             _, _, body = await client.post({"id": 2, "method": "tools/call", "params": {"name": "none"}})
             assert body["error"]["data"]["reason"] == "bad_answer"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_server_that_refuses_our_credentials_is_no_reason_to_try_again(status: int) -> None:
+    async def serve(request: HttpRequest, responder: Responder, message: Any) -> None:
+        await responder.respond(status, [("www-authenticate", 'Bearer realm="x"')], b"no")
+
+    async with world(serve) as client:
+        answered, headers, body = await client.modern(1, "tools/call", {"name": "t"})
+    data = body["error"]["data"]
+    assert (answered, data["reason"], data["retryable"], data["status"]) == (502, "backend_refused", False, status)
+    assert (data["server"], data["protocol"], data["request_id"]) == ("s", "http", headers["x-request-id"])
+    assert body["error"]["message"].count("server 's'") == 1
+    assert "www-authenticate" not in headers, "our client did nothing wrong"

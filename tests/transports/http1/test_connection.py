@@ -24,6 +24,7 @@ async def test_a_request_reaches_the_handler_whole_and_its_answer_carries_every_
     assert seen.peer_port == client.writer.get_extra_info("sockname")[1]
     date = answer.headers.pop("date")
     assert date.endswith(" GMT") and len(date) == 29
+    assert answer.headers.pop("x-request-id") == seen.id
     assert answer.headers == {"x-content-type-options": "nosniff", "x-path": "/p%20q", "content-length": "4"}
     assert (answer.status, answer.body) == (200, b"body")
 
@@ -126,13 +127,42 @@ async def test_the_answer_of_a_failed_handler_can_be_made_elsewhere(serve, conne
     async def handler(request, responder):
         raise RuntimeError("x")
 
-    def on_error(request, error):
-        return HttpRefusal(502, [("x-kind", type(error).__name__)], b"made")
-
-    client = await connect(await serve(handler, on_error=on_error))
-    client.send(GET)
+    client = await connect(await serve(handler, explain=explained))
+    client.send(request(b"GET /a HTTP/1.1", b"X-Request-Id: mine"))
     answer = await client.answer()
-    assert (answer.status, answer.headers["x-kind"], answer.body) == (502, "RuntimeError", b"made")
+    assert (answer.status, answer.headers["x-kind"], answer.body) == (500, "made", b"/a internal error mine")
+
+
+def explained(path, status, words, id):
+    return [("x-kind", "made")], f"{path} {words} {id}".encode()
+
+
+async def test_the_engines_own_refusals_are_worded_elsewhere(serve, connect):
+    server = await serve(explain=explained, max_body=10)
+    for sent, path, words in (
+        (request(b"POST /a HTTP/1.1", b"X-Request-Id: mine", b"Content-Length: 11"), "/a", "body larger than 10 bytes"),
+        (b"POST /a HTTP/1.1\r\nHost: a\nb\r\n\r\n", None, None),
+    ):
+        client = await connect(server)
+        client.send(sent)
+        answer = await client.answer()
+        assert answer.headers["x-kind"] == "made" and answer.headers["connection"] == "close"
+        id = answer.headers["x-request-id"]
+        assert answer.body.startswith(f"{path} {words or ''}".encode()) and answer.body.endswith(id.encode())
+
+
+@pytest.mark.requirement("http.common.request-id")
+async def test_every_answer_carries_the_clients_request_id_or_a_new_one(serve, connect):
+    client = await connect(await serve())
+    ids = []
+    for given in ("abc-1_X", "", "a b", "a" * 255, "a" * 256, "caf\u00e9"):
+        client.send(request(b"GET /a HTTP/1.1", b"X-Request-Id: " + given.encode("latin-1")))
+        ids.append((given, (await client.answer()).headers["x-request-id"]))
+    client.send(GET, NEXT)
+    ids += [("", (await client.answer()).headers["x-request-id"]) for _ in range(2)]
+    assert [id for given, id in ids if given in ("abc-1_X", "a" * 255)] == ["abc-1_X", "a" * 255]
+    minted = [id for given, id in ids if given not in ("abc-1_X", "a" * 255)]
+    assert len(set(minted)) == len(minted) and all(len(id) == 16 for id in minted)
 
 
 async def test_a_handler_that_ends_without_an_answer_is_an_error(serve, connect):

@@ -307,63 +307,6 @@ async def test_a_connection_of_its_own_is_not_kept_beyond_the_size_of_the_pool(s
     assert (script.connections, one.stats().idle, one.stats().in_use) == (4, 1, 0)
 
 
-# -- a server that takes no more connections of ours
-
-
-@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
-async def test_calls_that_a_server_has_no_connection_for_wait_for_those_it_has(serve, pool, tls, eventually, is_tls):
-    go = asyncio.Event()
-    running: set[bytes] = set()
-
-    async def handler(request, responder):
-        running.add(request.body)
-        await go.wait()
-        await responder.respond(200, (), request.body)
-
-    server = await serve(handler, ssl=tls.server if is_tls else None, max_connections_per_ip=3)
-    one = pool(f"http{'s' if is_tls else ''}://127.0.0.1:{server.port}", ssl=tls.client if is_tls else None, max_size=20)
-    calls = asyncio.gather(*[fetch(one, body=b"%d" % n) for n in range(20)])
-    await eventually(lambda: len(running) == 3 and one.stats().waiting == 17)
-    go.set()
-    assert await calls == [b"%d" % n for n in range(20)]
-    assert len(server.seen) == 20, "a call ran twice or never"
-
-
-async def test_a_server_that_takes_none_of_our_connections_is_said_at_once(serve, pool):
-    server = await serve(max_connections_per_ip=0)
-    one = pool(f"http://127.0.0.1:{server.port}", max_size=4)
-    for outcome in await asyncio.gather(*[ask(one) for _ in range(12)], return_exceptions=True):
-        if isinstance(outcome, BridgeError):  # the server's words came before the request was written
-            assert (str(outcome), outcome.sent) == (
-                "backend error: cannot connect: the server closed the connection at once",
-                False,
-            )
-        else:
-            assert outcome.status == 429
-    assert one.stats()[2:5] == (0, 0, 0)
-
-
-async def test_a_429_about_a_request_is_the_answer_to_it(scripted, pool, eventually):
-    asked = 0
-
-    async def play(reader, writer, number):
-        nonlocal asked
-        while True:
-            _, body = await read_request(reader)
-            asked += 1
-            if body == b"stuck":
-                await reader.read()
-            writer.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
-
-    one = pool((await scripted(play)).url)
-    stuck = asyncio.get_running_loop().create_task(ask(one, body=b"stuck"))
-    await eventually(lambda: asked == 1)
-    assert (await ask(one)).status == 429 and asked == 2
-    stuck.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await stuck
-
-
 # -- connecting
 
 

@@ -77,7 +77,10 @@ def test_a_secret_of_the_bridge_stays_here_whatever_its_variable_is_called(monke
     monkeypatch.setenv("CI_TOKEN", "kept-here-0123456789")
     monkeypatch.setenv("DOCS_TOKEN", "sent-to-one-server")
     monkeypatch.setenv("CITY", "Reykjavik")
-    launch.withhold(["kept-here-0123456789", ""], ["DOCS_TOKEN", ""])
+    monkeypatch.setenv("API_TOKEN", "part-of-a-header")
+    monkeypatch.setenv("SHORT", "Bearer")
+    launch.withhold(["kept-here-0123456789", "Bearer part-of-a-header", ""], ["DOCS_TOKEN", ""])
     passed = environment(os.environ, {})
-    assert "CI_TOKEN" not in passed and "DOCS_TOKEN" not in passed and passed["CITY"] == "Reykjavik"
+    assert {"CI_TOKEN", "DOCS_TOKEN", "API_TOKEN"} & passed.keys() == set()
+    assert (passed["CITY"], passed["SHORT"]) == ("Reykjavik", "Bearer")
     assert environment(os.environ, {"CI_TOKEN": "x"})["CI_TOKEN"] == "x"
