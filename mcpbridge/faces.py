@@ -105,6 +105,7 @@ class Faces:
         self._execute = execute
         self._rules = public_rules(config)
         self._accepted: set[tuple[str | None, str | None]] = set()  # Host and Origin that passed: clients repeat themselves
+        self._serves_http = config.server.serves("http")
         self._local = host_rules(LOOPBACK, config.server.allowed_origins)
         prefix = config.routing.prefix
         servers = tuple(bridge.servers.values())
@@ -124,9 +125,9 @@ class Faces:
             if len(self._accepted) < MAX_ACCEPTED:
                 self._accepted.add(names)
         path = request.path
-        if path in ("/mcp", f"{API}/mcp"):
+        if self._serves_http and path in ("/mcp", f"{API}/mcp"):
             await self._mcp.handle(request, responder, self._all)
-        elif path.startswith("/mcp/"):
+        elif self._serves_http and path.startswith("/mcp/"):
             if await self._knows(path[5:], request, responder):
                 await self._mcp.handle(request, responder, self._servers[path[5:]])
         elif path == f"{API}/execute":

@@ -186,10 +186,9 @@ class Gateway:
             max_lifetime=pool.max_lifetime,
             dial_timeout=min(pool.dial_timeout, config.backends.http.timeout),
         )
-        enabled = {"stdio": config.backends.stdio.enabled, "http": config.backends.http.enabled}
         prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(config.servers) != 1)
         for spec in config.servers:
-            if all(enabled[kind_of(endpoint)] for endpoint in spec.endpoints):
+            if all(getattr(config.backends, kind_of(endpoint)).enabled for endpoint in spec.endpoints):
                 reach.add(spec, prefix=prefix)
             else:
                 _log.warn("server left out: its protocol is switched off", server=spec.name)
@@ -236,7 +235,8 @@ class Gateway:
             raise self._not_listening("server.port", f"{bracketed(config.host)}:{config.port}", error) from error
         self._frontends.add(server)
         scheme = "https" if context is not None else "http"
-        self._speak("http", f"{scheme}://{bracketed(host)}:{port}", lambda: server.connections, lambda: server.active)
+        if config.serves("http"):
+            self._speak("http", f"{scheme}://{bracketed(host)}:{port}", lambda: server.connections, lambda: server.active)
 
     async def _listen_management(self, faces: Faces) -> HttpServer:
         server = HttpServer(faces.management, base_headers=BASE_HEADERS, max_connections=200, explain=explain)

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
+from mcpbridge.config.backends import Backends
+from mcpbridge.config.frontends import Protocols
 from mcpbridge.config.kinds import (
     BOOL,
     COUNT,
@@ -29,11 +31,18 @@ from mcpbridge.config.kinds import (
     size,
 )
 from mcpbridge.config.problems import Place, Problem
+from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import Row, Section
 from mcpbridge.config.sections import Logging, ServerSpec
 
-EMBEDDED: Final[Mapping[str, Any]] = {"server.tls.enabled": False, "auth.type": "none"}
-"""Defaults that differ when no file was found: a bridge on loopback that works at once."""
+EMBEDDED: Final[Mapping[str, Any]] = {
+    "server.tls.enabled": False,
+    "auth.type": "none",
+    "server.protocols.stdio.enabled": False,
+    "server.protocols.tcp_binary.enabled": False,
+}
+"""Defaults that differ when no file was found: a bridge on loopback that works at once and takes one port, 8443, and nothing
+else that two of them could quarrel about."""
 
 MIN_SECRET_BYTES: Final = 32
 _WEAK = re.compile("secret|change.?me|password|example|default|insecure|testing|letmein|placeholder")
@@ -68,7 +77,18 @@ class Listener(Section, frozen=True, kw_only=True):
     """The public listener."""
 
     host: Annotated[str, Row(TEXT, "bind address; other than loopback needs a sign-in")] = "127.0.0.1"
-    port: Annotated[int, Row(PORT, "port; 0: any free one")] = 8443
+    port: Annotated[int, Row(PORT, "port of HTTP, WebSocket and HTTP+SSE; 0: any free one")] = 8443
+    protocol: Annotated[
+        Literal["universal", "stdio", "websocket", "http", "sse", "tcp_binary"],
+        Row(choice("universal", *PROTOCOLS), "universal: all that are enabled below; a name: that one only"),
+    ] = "universal"
+    tcp_port: Annotated[int, Row(PORT, "port of MCPB frames; 0: any free one")] = 8444
+    tcp_health_port: Annotated[
+        int, Row(PORT, "port that tells TCP load balancers; 0: off", aliases=("server.health_checks.tcp_binary.port",))
+    ] = 9002
+    stdio_socket: Annotated[str, Row(PATH, "unix socket", aliases=("server.health_checks.stdio.socket_path",))] = (
+        "/tmp/mcp-gateway.sock"  # noqa: S108 - the guide's; a stranger's file there is refused
+    )
     max_connections: Annotated[int, Row(COUNT, "open client connections; above: 503 or close")] = 10_000
     max_connections_per_ip: Annotated[int, Row(COUNT, "per address (IPv6 per /64); above: 429 or close")] = 100
     allowed_origins: Annotated[tuple[str, ...], Row(TEXTS, "browser origins accepted besides our own")] = ()
@@ -78,29 +98,11 @@ class Listener(Section, frozen=True, kw_only=True):
     drain_timeout: Annotated[float, Row(DURATION, "time for work in flight on SIGTERM")] = 30.0
     tls: Tls = Tls()
     security: Limits = Limits()
+    protocols: Protocols = Protocols()
 
-
-class StdioBackends(Section, frozen=True, kw_only=True):
-    """Servers that are child processes."""
-
-    enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_STDIO_BACKENDS",))] = True
-
-
-class HttpBackends(Section, frozen=True, kw_only=True):
-    """Servers behind Streamable HTTP."""
-
-    enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_HTTP_BACKENDS",))] = True
-    timeout: Annotated[
-        float, Row(duration(0.001), "connect, TLS, send, and first byte of discover, initialize, ping and lists")
-    ] = 30.0
-
-
-class Backends(Section, frozen=True, kw_only=True):
-    """What servers behind the gateway may be and do."""
-
-    max_response_size: Annotated[int, Row(size(), "one answer of a server; above: error 1016")] = 10_485_760
-    stdio: StdioBackends = StdioBackends()
-    http: HttpBackends = HttpBackends()
+    def serves(self, protocol: str) -> bool:
+        """Whether clients may come in by this protocol."""
+        return self.protocol in ("universal", protocol) and bool(getattr(self.protocols, protocol).enabled)
 
 
 class Pool(Section, frozen=True, kw_only=True):

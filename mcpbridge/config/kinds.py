@@ -112,6 +112,14 @@ def _parse_host_port(text: str) -> str:
     return f"{host}:{int(port)}"
 
 
+def _parse_mode(text: str) -> str:
+    """A file mode in octal, quoted or not: YAML readers that take 0660 for a number are not asked."""
+    match = re.fullmatch(r"(?:0o?)?([0-7]{3})", text.strip())
+    if match is None:
+        raise ValueError('a file mode such as "0660"')
+    return f"0{match[1]}"
+
+
 def split_host_port(text: str) -> tuple[str, int]:
     """Host (without brackets; empty = all addresses) and port of a checked ``host:port``."""
     host, _, port = text.rpartition(":")
@@ -197,6 +205,7 @@ TEXT = Kind("str", str, _STRING)
 PATH = Kind("path", _parse_path, _STRING)
 URL = Kind("url", _parse_url, {"type": "string", "format": "uri"})
 HOST_PORT = Kind("host:port", _parse_host_port, _STRING)
+FILE_MODE = Kind("mode", _parse_mode, {"type": ["string", "integer"]})
 PORT = integer(0, 65535)
 COUNT = integer(1)
 DURATION = duration()

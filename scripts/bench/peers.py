@@ -92,7 +92,12 @@ def bridge(hop: Hop, work: Path) -> Contender:
         config.write_text(
             json.dumps(
                 {
-                    "server": {"host": "127.0.0.1", "port": port, "tls": {"enabled": False}},
+                    "server": {
+                        "host": "127.0.0.1",
+                        "port": port,
+                        "tls": {"enabled": False},
+                        "protocols": {"stdio": {"enabled": False}, "tcp_binary": {"enabled": False}},
+                    },
                     "auth": {"type": "none"},
                     "metrics": {"endpoint": f"127.0.0.1:{free_port()}"},
                     "mcpServers": {"echo": http if hop == "http-http" else stdio},

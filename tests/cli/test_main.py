@@ -149,7 +149,7 @@ def test_the_version_opens_no_file_beyond_the_code() -> None:
         (["router", "--log-level", "loud"], "'trace', 'debug', 'info', 'warn'"),
         (["router", "npx", "-y"], "unknown argument -y"),
         (["router", "npx"], "mcpbridge router -- npx ..."),
-        (["router", "ws://x/"], "begins with http:// or https://"),
+        (["router", "ftp://x/"], "begins with unix://"),
         (["router", "http://x/", "--", "y"], "either an address or a command"),
         (["router", "--"], "a command is needed"),
         (["router", "--server", "a=x", "--", "y"], "--server names one of several"),

@@ -9,7 +9,9 @@ import pytest
 
 from mcpbridge.config.gateway import GatewayConfig, StaticToken, check, is_loopback, start_problems, weakness
 from mcpbridge.config.problems import Place
+from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import build
+from tests.support.configs import gateway
 
 STRONG = "kX9v2mQ7pL4sR8tY1wZ5bN3cF6hJ0dG="
 PLACES = {"server.host": Place("g.yaml", 2, 3)}
@@ -93,3 +95,22 @@ def test_certificates_that_are_none_do_not_start_either(tmp_path: Path) -> None:
     values = {"auth.jwt.secret": STRONG, "server.tls.cert_file": str(path), "server.tls.key_file": str(path)}
     (problem,) = start_problems(build(GatewayConfig, values), {})
     assert "certificate and key do not load" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("values", "served"),
+    [
+        ({}, {"stdio", "websocket", "http", "sse", "tcp_binary"}),
+        ({"server__protocol": "http"}, {"http"}),
+        ({"server__protocols__sse__enabled": False}, {"stdio", "websocket", "http", "tcp_binary"}),
+        ({"server__protocol": "sse", "server__protocols__sse__enabled": False}, set()),
+    ],
+)
+def test_a_protocol_is_served_unless_it_or_all_but_another_are_switched_off(values: dict[str, Any], served: set[str]) -> None:
+    config = build(GatewayConfig, {key.replace("__", "."): value for key, value in values.items()})
+    assert {name for name in PROTOCOLS if config.server.serves(name)} == served
+
+
+def test_without_a_file_only_one_port_is_taken() -> None:
+    config = gateway(None).config.server
+    assert [name for name in PROTOCOLS if config.serves(name)] == ["websocket", "http", "sse"]

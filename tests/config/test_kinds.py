@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcpbridge.config import kinds
-from mcpbridge.config.kinds import parse_bool, parse_duration, parse_size
+from mcpbridge.config.kinds import FILE_MODE, parse_bool, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -149,3 +149,14 @@ def test_warning_is_a_spelling_of_warn() -> None:
     assert [kinds.LEVEL.parse(word) for word in ("trace", "warning", "warn")] == ["trace", "warn", "warn"]
     with pytest.raises(ValueError, match="trace, debug, info, warn or error"):
         kinds.LEVEL.parse("loud")
+
+
+@pytest.mark.parametrize(("text", "mode"), [("0660", "0660"), ("660", "0660"), ("0o600", "0600"), (" 0666 ", "0666")])
+def test_a_file_mode_is_octal_however_it_is_written(text: str, mode: str) -> None:
+    assert FILE_MODE.parse(text) == mode
+
+
+@pytest.mark.parametrize("text", ["", "66", "0990", "06600", "rw-rw----"])
+def test_what_is_no_file_mode_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="file mode"):
+        FILE_MODE.parse(text)

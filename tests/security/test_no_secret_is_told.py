@@ -48,7 +48,11 @@ def test_no_secret_comes_out_of_logs_metrics_status_or_errors(tmp_path: Path) ->
     (tmp_path / "leaky.py").write_text(LEAKY)
     port, management = free_port(), free_port()
     config = {
-        "server": {"port": port, "tls": {"enabled": False}},
+        "server": {
+            "port": port,
+            "tls": {"enabled": False},
+            "protocols": {"stdio": {"enabled": False}, "tcp_binary": {"enabled": False}},
+        },
         "metrics": {"endpoint": f"127.0.0.1:{management}"},
         "logging": {"level": "trace"},
         "auth": {"type": "bearer", "static_tokens": [{"name": "ci", "token": TOKEN}], "jwt": {"secret": JWT_KEY}},

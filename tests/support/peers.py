@@ -28,7 +28,8 @@ DRIVERS = HERE.parent / "real" / "clients"
 BRIDGE = shlex.split(os.environ.get("BRIDGE_TEST_COMMAND", "")) or [sys.executable, "-m", "mcpbridge"]
 START_TIMEOUT = 30.0  # seconds until a server listens; npm's servers need 1-2 s on an idle machine
 DRIVE_TIMEOUT = 50.0  # seconds for one driver with its whole plan
-PROTOCOLS_OFF = ("WEBSOCKET", "SSE", "TCP_BINARY", "STDIO")
+#: listeners with addresses that all gateways share by default; a test that wants one switches it on
+SHARED_OFF = {f"MCPBRIDGE_SERVER__PROTOCOLS__{name}__ENABLED": "false" for name in ("STDIO", "TCP_BINARY")}
 
 #: the servers of our own with one catalogue: kind -> command that serves HTTP, and stdio with --stdio
 OWN = {
@@ -114,6 +115,7 @@ def environment(**extra: str) -> dict[str, str]:
         "PEERS_NODE": str(setup.module("node").parent),
         "PYTHONPATH": str(setup.ROOT),
         "PYTHONUNBUFFERED": "1",
+        **SHARED_OFF,
         **extra,
     }
 

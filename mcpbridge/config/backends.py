@@ -1,0 +1,65 @@
+"""What servers behind the gateway may be and do: one section per protocol below ``backends``.
+
+Source: contract section 3.1 (``backends.*``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from mcpbridge.config.kinds import BOOL, TEXTS, choice, duration, size
+from mcpbridge.config.rows import Row, Section
+
+
+class StdioBackends(Section, frozen=True, kw_only=True):
+    """Servers that are child processes, or listen on a unix socket or a pipe."""
+
+    enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_STDIO_BACKENDS",))] = True
+    timeout: Annotated[float, Row(duration(0.001), "connect to a socket or pipe")] = 5.0
+    socket_discovery: Annotated[bool, Row(BOOL, "every socket below socket_paths is a server, named after its file")] = False
+    socket_paths: Annotated[tuple[str, ...], Row(TEXTS, "directories; a socket whose real path leaves them is refused")] = (
+        "/tmp/mcp-servers",  # noqa: S108 - the guide's; what is found is checked
+    )
+
+
+class WebSocketBackends(Section, frozen=True, kw_only=True):
+    """Servers behind WebSocket."""
+
+    enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_WEBSOCKET_BACKENDS",))] = True
+    timeout: Annotated[float, Row(duration(0.001), "connect and upgrade")] = 10.0
+
+
+class HttpBackends(Section, frozen=True, kw_only=True):
+    """Servers behind Streamable HTTP."""
+
+    enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_HTTP_BACKENDS",))] = True
+    timeout: Annotated[
+        float, Row(duration(0.001), "connect, TLS, send, and first byte of discover, initialize, ping and lists")
+    ] = 30.0
+
+
+class SseBackends(Section, frozen=True, kw_only=True):
+    """Servers behind HTTP+SSE."""
+
+    enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_SSE_BACKENDS",))] = True
+
+
+class TcpBackends(Section, frozen=True, kw_only=True):
+    """Servers behind MCPB frames."""
+
+    enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_TCP_BINARY_BACKENDS",))] = True
+    timeout: Annotated[float, Row(duration(0.001), "connect and negotiate")] = 10.0
+    framing: Annotated[Literal["length_prefixed"], Row(choice("length_prefixed"), "the only framing there is")] = (
+        "length_prefixed"
+    )
+
+
+class Backends(Section, frozen=True, kw_only=True):
+    """Servers by their protocol."""
+
+    max_response_size: Annotated[int, Row(size(), "one answer of a server; above: error 1016")] = 10_485_760
+    stdio: StdioBackends = StdioBackends()
+    websocket: WebSocketBackends = WebSocketBackends()
+    http: HttpBackends = HttpBackends()
+    sse: SseBackends = SseBackends()
+    tcp_binary: TcpBackends = TcpBackends()
