@@ -141,33 +141,42 @@ class ModernLink:
         uri = text(request.param("uri"))
         if uri is None:
             raise BridgeError("invalid_params", "uri is missing", sent=False)
+        wants = request.method == "resources/subscribe"
         async with self._subscribing:
-            uris = [known for known in self._uris if known != uri]
-            if request.method == "resources/subscribe":
-                uris.append(uri)
+            if wants is (uri in self._uris):
+                return m.result(request.id, {})
+            uris = [*self._uris, uri] if wants else [known for known in self._uris if known != uri]
             if len(uris) > MAX_SUBSCRIPTIONS:
                 raise BridgeError("invalid_params", f"at most {MAX_SUBSCRIPTIONS} subscriptions", sent=False)
-            fresh = _Listen(self, tuple(uris))
-            self._backend.spawn(fresh.run())
+            fresh = await self._listen_to(tuple(uris), x) if uris or self._flags() else None
             try:
-                async with asyncio.timeout(min(ACKNOWLEDGE, x.deadline.remaining(asyncio.get_running_loop().time()))):
-                    honoured = await fresh.acknowledged
-            except TimeoutError:
-                fresh.stop()
-                raise BridgeError("timeout", f"server {self.server.name!r} did not acknowledge the subscription") from None
-            except BaseException:
-                fresh.stop()
+                if fresh is not None and wants and uri not in await fresh.acknowledged:
+                    raise BridgeError("invalid_params", f"the server does not offer subscriptions to {uri}")
+                if self._closed:
+                    raise BridgeError("session_unknown", "the session has ended")
+            except BridgeError:
+                if fresh is not None:
+                    fresh.stop()
                 raise
-            if request.method == "resources/subscribe" and uri not in honoured:
-                fresh.stop()
-                raise BridgeError("invalid_params", f"the server does not offer subscriptions to {uri}")
-            if self._closed:
-                fresh.stop()
-                raise BridgeError("session_unknown", "the session has ended")
             old, self._listen, self._uris = self._listen, fresh, uris
             if old is not None:
                 old.stop()
         return m.result(request.id, {})
+
+    async def _listen_to(self, uris: tuple[str, ...], x: Exchange) -> _Listen:
+        """A further listen that the server has acknowledged. Raises BridgeError("timeout")."""
+        fresh = _Listen(self, uris)
+        self._backend.spawn(fresh.run())
+        try:
+            async with asyncio.timeout(min(ACKNOWLEDGE, x.deadline.remaining(asyncio.get_running_loop().time()))):
+                await asyncio.shield(fresh.acknowledged)
+        except TimeoutError:
+            fresh.stop()
+            raise BridgeError("timeout", f"server {self.server.name!r} did not acknowledge the subscription") from None
+        except BaseException:
+            fresh.stop()
+            raise
+        return fresh
 
     def _stamp(self, request: Request) -> Request:
         # A listen asks for no logs: on a pipe every message would be taken for its own, whoever's call it belongs to.

@@ -31,10 +31,11 @@ class Modern(Scripted):
         self.answer = self.serve
         self.listens: list[tuple[m.Request, Reply]] = []
         self.ended = 0
+        self.capable = CAPABLE
 
     async def serve(self, talk: Talk, request: m.Request, reply: Reply) -> m.Response:
         if request.method == "server/discover":
-            return m.result(request.id, CAPABLE)
+            return m.result(request.id, self.capable)
         if request.method == "subscriptions/listen":
             self.listens.append((request, reply))
             wanted = m.loads(request.param("notifications") or b"{}")
@@ -107,6 +108,42 @@ async def test_a_subscription_that_the_server_does_not_honour_is_refused(bridge:
     with pytest.raises(BridgeError, match="does not offer"):
         await call(link, server, SUBSCRIBE)
     await until(lambda: servers.ended == 1)
+
+
+async def test_what_changes_nothing_opens_no_listen_and_the_last_subscription_ends_it(bridge: Bridge, servers: Modern) -> None:
+    servers.capable = DISCOVERED | {"capabilities": {"resources": {}}}
+    server = add(bridge, servers)
+    link, _ = await linked(server)
+    other, drop = (
+        m.request(5, f"resources/{what}", {"uri": uri}) for what, uri in (("unsubscribe", "b:1"), ("unsubscribe", "a:1"))
+    )
+    for request in (other, SUBSCRIBE, SUBSCRIBE, other):
+        assert (await call(link, server, request)).error is None
+    assert len(servers.listens) == 1
+    assert (await call(link, server, drop)).error is None
+    await until(lambda: servers.ended == 1)
+    assert len(servers.listens) == 1
+    assert (await call(link, server, SUBSCRIBE)).error is None
+    assert len(servers.listens) == 2
+
+
+async def test_each_change_of_the_set_is_one_listen_with_the_whole_set(bridge: Bridge, servers: Modern) -> None:
+    server = add(bridge, servers)
+    link, _ = await linked(server)
+    for method, uri in (("subscribe", "a:1"), ("subscribe", "b:1"), ("unsubscribe", "a:1")):
+        await call(link, server, m.request(5, f"resources/{method}", {"uri": uri}))
+    wanted = [m.loads(request.param("notifications") or b"").get("resourceSubscriptions") for request, _ in servers.listens]
+    assert wanted == [None, ["a:1"], ["a:1", "b:1"], ["b:1"]]
+    await until(lambda: servers.ended == 3)
+
+
+@pytest.mark.parametrize("method", ["server/discover", "subscriptions/listen", "tasks/get", "tasks/list"])
+async def test_methods_of_the_other_era_do_not_exist_for_the_client(bridge: Bridge, servers: Modern, method: str) -> None:
+    server = add(bridge, servers)
+    link, _ = await linked(server)
+    with pytest.raises(BridgeError) as caught:
+        await call(link, server, m.request(1, method, {"taskId": "x"}))
+    assert caught.value.reason == "method_not_found"
 
 
 async def test_a_server_that_never_answers_discover_does_not_hold_the_client_for_ever(bridge: Bridge, servers: Modern) -> None:
