@@ -10,91 +10,19 @@ import pytest
 
 from mcpbridge.bridge import Bridge
 from mcpbridge.core.exchange import Exchange, Reply
-from mcpbridge.core.server import Server
 from mcpbridge.era import Crossings, rounds
-from mcpbridge.era.clients import ModernLink
 from mcpbridge.errors import BridgeError
 from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.wire import message as m
 from mcpbridge.wire.spec import CLIENT_CAPABILITIES
-from tests.support.scripted import DISCOVERED, VERSION, WAIT, Back, Scripted, Talk, add, client, exchange, never, until
-
-FORM = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": {"type": "object", "properties": {}}}}
-ROOTS = {"method": "roots/list"}
-ALL = {"elicitation": {"form": {}, "url": {}}, "sampling": {}, "roots": {"listChanged": True}}
-DONE = {"resultType": "complete", "content": []}
-CALL = m.request(7, "tools/call", {"name": "t", "arguments": {"n": 1}})
-
-
-class Asker(Scripted):
-    """A modern server whose calls answer one of ``says`` after the other; bytes are a raw result."""
-
-    def __init__(self, *says: object) -> None:
-        super().__init__()
-        self.says = list(says)
-        self.heard: list[m.Request] = []
-        self.answer = self.serve
-
-    async def serve(self, talk: Talk, request: m.Request, reply: Reply) -> m.Response:
-        if request.method == "server/discover":
-            return m.result(request.id, DISCOVERED)
-        self.heard.append(request)
-        said = self.says.pop(0)
-        if callable(said):
-            said = await said(reply)
-        return m.Response(request.id, m.Raw(said)) if isinstance(said, bytes) else m.result(request.id, said)
-
-    def params(self, number: int) -> dict[str, Any]:
-        """What one round brought, without ``_meta``."""
-        return {name: m.loads(raw) for name, raw in (self.heard[number].params or {}).items() if name != "_meta"}
-
-
-class Person:
-    """The way back of a call: ``says`` answers each question."""
-
-    can_ask = True
-
-    def __init__(self, says: Callable[[m.Request], Any] = lambda _question: {"action": "accept"}) -> None:
-        self.says = says
-        self.asked: list[m.Request] = []
-        self.heard: list[m.Notification] = []
-        self.taken_back = 0
-
-    def notify(self, notification: m.Notification) -> None:
-        self.heard.append(notification)
-
-    async def ask(self, request: m.Request) -> m.Response:
-        self.asked.append(request)
-        try:
-            said = self.says(request)
-            said = await said if asyncio.iscoroutine(said) else said
-        except asyncio.CancelledError:
-            self.taken_back += 1
-            raise
-        return said if isinstance(said, m.Response) else m.result(1, said)
-
-
-def asks(state: object = None, **questions: object) -> dict[str, object]:
-    wanted: dict[str, object] = {"resultType": "input_required"}
-    return wanted | ({"inputRequests": questions} if questions else {}) | ({"requestState": state} if state is not None else {})
+from tests.support.answering import ALL, CALL, DONE, FORM, ROOTS, Asker, Person, asks, linked
+from tests.support.scripted import VERSION, WAIT, exchange, never, until
 
 
 @pytest.fixture
 async def bridge() -> AsyncIterator[Bridge]:
     async with Bridge("gateway", MemoryStore(), Crossings(), start_timeout=WAIT, parked_ttl=WAIT) as bridge:
         yield bridge
-
-
-async def linked(bridge: Bridge, servers: Scripted, capabilities: object = ALL, version: str = VERSION) -> tuple[Server, Any]:
-    """A server of the modern era, and a session that is linked to it."""
-    server = add(bridge, servers)
-    session = client(back=Back(), capabilities=m.dumps(capabilities).decode())
-    session.record.version = version
-    link = ModernLink(session, server.backends[0])
-    hello = {"protocolVersion": version, "capabilities": capabilities, "clientInfo": {"name": "c", "version": "1"}}
-    assert (await link.open(m.request(0, "initialize", hello))).error is None
-    session.links[server.name] = link
-    return server, session
 
 
 async def play(bridge: Bridge, servers: Asker, person: Person, request: m.Request = CALL, **options: Any) -> m.Response:
