@@ -17,7 +17,8 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Literal, NamedTuple
 
-from mcpbridge.core.aggregate.endpoint import Endpoint, Part, Visible, announce
+from mcpbridge.core.aggregate.endpoint import Endpoint, Part, announce
+from mcpbridge.core.aggregate.show import Visible
 from mcpbridge.core.backoff import Backoff
 from mcpbridge.core.client_session import ClientSession, ClientSessions
 from mcpbridge.core.exchange import QUESTION_WAIT, Exchange, Handler, Policy
@@ -74,7 +75,8 @@ class Bridge:
         self.role = role
         self.instance = uuid.uuid4().hex[:12]
         self.started = time.time()
-        self.states = RequestStates(sealer or Sealer([random_secret()]), self.instance, ttl=parked_ttl)
+        self._sealer = sealer or Sealer([random_secret()])
+        self.states = RequestStates(self._sealer, self.instance, ttl=parked_ttl)
         self.servers: dict[str, Server] = {}
         self.sessions = ClientSessions(store)
         self.events: deque[Event] = deque(maxlen=200)
@@ -166,7 +168,7 @@ class Bridge:
     def endpoint(self, visible: Visible = lambda *_: True) -> Endpoint:
         """One endpoint over all servers."""
         parts = [Part(server, self._prefixes[name]) for name, server in self.servers.items()]
-        return Endpoint(parts, self.one, wait=self._list_wait, max_name=self._max_name, visible=visible)
+        return Endpoint(parts, self.one, self._sealer, wait=self._list_wait, max_name=self._max_name, visible=visible)
 
     def front(self, policies: Sequence[Policy], many: Handler) -> Handler:
         """The front ring around routing."""

@@ -9,7 +9,7 @@ Source: architecture sections 4 and 7; shared decisions 5, 6 and 14.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from mcpbridge.core.session import Session, SessionStore
@@ -59,8 +59,14 @@ class AnyLink(Protocol):
     async def close(self) -> None: ...
 
 
-Outgoing = Callable[["Server", Notification], Notification | None]
-"""How an endpoint shows a server's unsolicited notification to the client: as it is, rewritten, or not at all."""
+class Face(Protocol):
+    """How an endpoint of several servers shows to its clients what one of them says outside any call, and the way back."""
+
+    def notification(self, server: Server, notification: Notification) -> Notification: ...
+
+    def question(self, server: Server, request: Request) -> Request: ...
+
+    def answer(self, server: Server, response: Response) -> Response: ...
 
 
 class ClientSession:
@@ -73,7 +79,7 @@ class ClientSession:
         self.opening: dict[str, asyncio.Future[Response]] = {}  # links on their way, by server
         self.initialize: Request | None = None
         self.initialized: Notification | None = None  # the client's own notifications/initialized, once it came
-        self.outgoing: Outgoing = lambda _server, notification: notification
+        self.face: Face | None = None  # of an endpoint of several servers
         self.calls: dict[
             int | str, tuple[asyncio.Task[object], Exchange]
         ] = {}  # in flight by the client's id: what `cancelled` refers to
@@ -94,9 +100,14 @@ class ClientSession:
 
     def notified(self, server: Server, notification: Notification) -> None:
         """A server of this session said something outside any call."""
-        shown = self.outgoing(server, notification)
-        if shown is not None and not self.closed:
-            self.back.notify(shown)
+        if not self.closed:
+            self.back.notify(notification if self.face is None else self.face.notification(server, notification))
+
+    async def ask(self, server: Server, request: Request, reply: Reply) -> Response:
+        """Put a server's question to the client outside any call; see ``BackChannel.ask``."""
+        if self.face is None:
+            return await self.back.ask(request, reply)
+        return self.face.answer(server, await self.back.ask(self.face.question(server, request), reply))
 
     @property
     def is_busy(self) -> bool:

@@ -144,7 +144,7 @@ class Link:
             if reply is not None and reply.can_ask:
                 return await reply.ask(request)
             async with asyncio.timeout(QUESTION_WAIT):
-                return await self.session.back.ask(request, _Upward(self._talking().upstream))
+                return await self.session.ask(self.server, request, _Upward(self._talking().upstream))
         except TimeoutError:
             raise BridgeError("timeout", f"the client did not answer {request.method} in {QUESTION_WAIT:g} s") from None
         finally:

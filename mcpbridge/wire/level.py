@@ -41,6 +41,17 @@ def members(raw: bytes | Raw | None, reason: str = "invalid_params") -> Members:
     return {} if raw is None else prove(raw, reason)
 
 
+def with_member(raw: Raw, said: Members, name: str, value: bytes) -> Raw:
+    """An object with another value for one member that it has; every other byte stays, white space and escapes included.
+
+    ``said``: what ``members`` made of ``raw``.
+    """
+    for key, key_end, start, end in _walk(bytes(raw), said, "invalid_params", "object"):
+        if json.loads(bytes(raw)[key:key_end]) == name:
+            return Raw(bytes(raw)[:start] + value + bytes(raw)[end:])
+    raise KeyError(name)
+
+
 def items(raw: bytes | Raw | None, reason: str = "invalid_params") -> list[Raw]:
     """The elements of one JSON array, byte-exact; [] when ``raw`` is None. Raises BridgeError(reason) when it is no array."""
     if raw is None:

@@ -1,6 +1,6 @@
 """Endpoint: the handler of exchanges whose target is several servers.
 
-    list       -> every server, merged          call, get, complete -> the owner, by name
+    list       -> every server, merged          call, get, complete, tasks -> the owner, by name
     read       -> the owner, by URI             initialize, discover, listen, setLevel -> here
 
 Source: mcp-eras section 4; architecture section 5 (route).
@@ -9,32 +9,34 @@ Source: mcp-eras section 4; architecture section 5 (route).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from msgspec import Raw
 
+from mcpbridge.core.aggregate.exposed import Exposed
+from mcpbridge.core.aggregate.face import Face
 from mcpbridge.core.aggregate.listen import listen
 from mcpbridge.core.aggregate.lists import Patience, merged_list
-from mcpbridge.core.aggregate.merge import bridge_info, capabilities, instructions
-from mcpbridge.core.aggregate.names import expose, owner
+from mcpbridge.core.aggregate.merge import Hello, bridge_info, capabilities, instructions
+from mcpbridge.core.aggregate.names import task_owner
 from mcpbridge.core.aggregate.resources import Owners
+from mcpbridge.core.aggregate.show import Items, Visible
 from mcpbridge.core.client_session import ClientSession
-from mcpbridge.core.exchange import Caller, Exchange, Handler
+from mcpbridge.core.exchange import Era, Exchange, Handler
 from mcpbridge.core.route import open_link
 from mcpbridge.core.server import Backend, Server
 from mcpbridge.core.state import continues
 from mcpbridge.core.tasks import share
 from mcpbridge.errors import BridgeError
+from mcpbridge.seal import Sealer
 from mcpbridge.wire import message as m
-from mcpbridge.wire.envelope import items, members, text
-from mcpbridge.wire.message import Members, Notification, Request, Response
+from mcpbridge.wire.envelope import members, text
+from mcpbridge.wire.message import Notification, Request, Response
 from mcpbridge.wire.spec import LEGACY, LISTS, LOG_LEVELS, MODERN, SERVER_INFO
 
-Visible = Callable[[Caller, str, str, str], bool]
-"""Whether a caller may see an item: caller, kind (tools, prompts, resources, resourceTemplates), server, its own name."""
+KINDS = ("tools", "prompts", "resources")
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,22 @@ class Part:
 
 def announce(session: ClientSession, server: Server) -> None:
     """Tell a legacy client that a server came: whatever it lists is new."""
-    hello = server.hello.get("legacy") or server.hello.get("modern")
-    for kind in ("tools", "prompts", "resources"):
-        if kind in capabilities({server.name: hello}, legacy=True):
+    offered = capabilities({server.name: known(server, "legacy")}, legacy=True)
+    for kind in KINDS:
+        if kind in offered:
             session.notified(server, m.notification(f"notifications/{kind}/list_changed"))
 
 
-class Endpoint:
-    """Several servers as one. ``wait``: seconds a server may delay a list or an initialize; one that is not up, once.
+def known(server: Server, era: Era) -> Hello:
+    """What the server said of itself last, best in the client's era."""
+    own = server.hello.get(era)
+    return Hello(own or server.hello.get("modern" if era == "legacy" else "legacy"), own is not None)
 
+
+class Endpoint:
+    """Several servers as one.
+
+    ``sealer`` seals its cursors. ``wait``: seconds a server may delay a list or an initialize; one that is not up, once.
     ``visible`` decides per caller and item; what it hides cannot be called either.
     """
 
@@ -63,6 +72,7 @@ class Endpoint:
         self,
         parts: list[Part],
         one: Handler,
+        sealer: Sealer,
         *,
         wait: float = 3.0,
         max_name: int = 48,
@@ -73,10 +83,11 @@ class Endpoint:
         self._one = one
         self._wait = wait
         self._patience = Patience(wait)
-        self._max_name = max_name
+        self._sealer = sealer
         self._visible = visible
         self._owners = Owners([part.server.name for part in parts])
-        self._shortened: dict[str, tuple[str, str]] = {}
+        self._exposed = Exposed({part.server.name: part.prefix for part in parts}, max_name)
+        self._face = Face(self._owners)
 
     async def __call__(self, x: Exchange) -> Response | None:
         if isinstance(x.message, Notification):
@@ -93,6 +104,8 @@ class Endpoint:
             return await self._by_uri(x)
         if method == "completion/complete":
             return await self._complete(x)
+        if method in ("tasks/get", "tasks/result", "tasks/update", "tasks/cancel"):
+            return await self._by_task(x)
         legacy = x.caller.era == "legacy"
         if method == "initialize" and legacy:
             return await self._initialize(x)
@@ -100,27 +113,20 @@ class Endpoint:
             return m.result(x.request.id, {})
         if method == "logging/setLevel" and legacy:
             return await self._set_level(x)
+        if method == "tasks/list" and legacy:
+            return await self._list(x, "tasks", [s for s in self._servers if b'"tasks"' in s.hello.get("legacy", b"")])
         if method == "server/discover" and not legacy:
             return await self._discover(x)
         if method == "subscriptions/listen" and not legacy:
-            return await listen(x, self._servers, self._one, self._owners.of, self.outgoing)
+            return await listen(x, self._servers, self._one, self._owners, self._face, self._offered, self._patience)
         raise BridgeError("method_not_found", f"{method}: no server can be named as its owner here", sent=False)
-
-    def outgoing(self, server: Server, notification: Notification) -> Notification | None:
-        """A server's unsolicited notification as this endpoint's clients see it."""
-        if notification.method == "notifications/resources/updated" and self._owners.has_aliases(server.name):
-            uri = text(notification.param("uri"))
-            if uri is not None:
-                shown = Raw(m.dumps(self._owners.shown(server.name, uri)))
-                return notification.with_params({**(notification.params or {}), "uri": shown})
-        return notification
 
     # Session and discovery
 
     async def _initialize(self, x: Exchange) -> Response:
         session = x.session
         assert session is not None
-        session.outgoing = self.outgoing
+        session.face = self._face
         requested = session.record.version
         version = requested if requested in LEGACY else LEGACY[-1]
         session.record.version = version
@@ -141,9 +147,7 @@ class Endpoint:
             elif (cause := task.result()) is not None:
                 causes[server.name] = cause
                 session.missing[server.name] = cause
-        hellos = {
-            s.name: s.hello.get("legacy") or s.hello.get("modern") for s in self._servers if session.missing.get(s.name) is None
-        }
+        hellos = {s.name: known(s, "legacy") for s in self._servers if session.missing.get(s.name) is None}
         result: dict[str, Any] = {
             "protocolVersion": version,
             "capabilities": capabilities(hellos, legacy=True),
@@ -179,12 +183,12 @@ class Endpoint:
 
     async def _discover(self, x: Exchange) -> Response:
         answers = await asyncio.gather(*(self._discover_one(x, server) for server in self._servers))
-        hellos: dict[str, bytes | None] = {}
+        hellos: dict[str, Hello] = {}
         causes: dict[str, str] = {}
         for server, (hello, cause) in zip(self._servers, answers, strict=True):
             if cause is not None:
                 causes[server.name] = cause
-            if hello is not None:
+            if hello.said is not None:
                 hellos[server.name] = hello
         result: dict[str, Any] = {
             "resultType": "complete",
@@ -199,15 +203,22 @@ class Endpoint:
             result["instructions"] = said
         return m.result(x.request.id, result)
 
-    async def _discover_one(self, x: Exchange, server: Server) -> tuple[bytes | None, str | None]:
-        known = server.hello.get("modern") or server.hello.get("legacy")
+    async def _discover_one(self, x: Exchange, server: Server) -> tuple[Hello, str | None]:
+        last = known(server, "modern")
         try:
             response = await self._patience.answer(server, self._ask(x, server, x.request))
         except BridgeError as error:
-            return None, str(error)
+            return Hello(None), str(error)
         if isinstance(response, str):
-            return known, response
-        return (bytes(response.result), None) if response.result is not None else (known, "it refused server/discover")
+            return last, response
+        if response.result is None:
+            return last, "it refused server/discover"
+        is_own = not any(backend.speaks.get("modern") is False for backend in server.backends)
+        return Hello(bytes(response.result), is_own), None
+
+    def _offered(self, x: Exchange) -> dict[str, Any]:
+        """What this endpoint offers at present, as far as its servers have said."""
+        return capabilities({s.name: known(s, x.caller.era) for s in self._servers}, legacy=x.caller.era == "legacy")
 
     async def _set_level(self, x: Exchange) -> Response:
         level = text(x.request.param("level"))
@@ -236,49 +247,25 @@ class Endpoint:
 
     # Lists and calls
 
-    async def _list(self, x: Exchange, member: str) -> Response:
-        used: dict[str, Backend] = {}
+    async def _list(self, x: Exchange, member: str, servers: list[Server] | None = None) -> Response:
+        used: dict[str, Backend | None] = {}
 
         async def ask(x: Exchange, server: Server, request: Request) -> Response:
-            part = x.derive(request, server)
-            response = await self._ask_part(x, part)
-            if part.backend is not None:
-                used[server.name] = part.backend
+            response, used[server.name] = await self._answer(x, server, request)
             return response
 
-        response, causes = await merged_list(x, self._servers, member, ask, self._show(member), self._patience)
-        x.answered_by = [used[server.name] for server in self._servers if server.name in used]
+        asked = self._servers if servers is None else servers
+        view = Items(member, self._exposed, self._owners, self._visible)
+        response, causes = await merged_list(x, asked, view, ask, self._patience, self._sealer)
+        x.answered_by = [backend for server in asked if (backend := used.get(server.name)) is not None]
         if x.session is not None:
             for name, cause in causes.items():
                 if name not in x.session.missing:
                     x.session.missing[name] = cause
                     x.session.tell_missing(name)
-            for name in set(x.session.missing) - set(causes):
+            for name in {server.name for server in asked} & (set(x.session.missing) - set(causes)):
                 del x.session.missing[name]
         return response
-
-    def _show(self, member: str) -> Callable[[Exchange, Server, Members], Raw | None]:
-        def show(x: Exchange, server: Server, item: Members) -> Raw | None:
-            identity = text(item.get({"resources": "uri", "resourceTemplates": "uriTemplate"}.get(member, "name")))
-            if identity is None or not self._visible(x.caller, member, server.name, identity):
-                return None
-            if member == "resources":
-                shown = self._owners.listed(server.name, identity)
-                return Raw(m.join(item if shown == identity else {**item, "uri": Raw(m.dumps(shown))}))
-            if member == "resourceTemplates":
-                self._owners.template(server.name, identity)
-                return Raw(m.join(item))
-            return Raw(m.join({**item, "name": Raw(m.dumps(self._exposed(server, identity)))}))
-
-        return show
-
-    def _exposed(self, server: Server, name: str) -> str:
-        if not self._parts[server.name].prefix:
-            return name
-        exposed = expose(server.name, name, self._max_name)
-        if len(server.name) + 2 + len(name) > self._max_name:
-            self._shortened[exposed] = (server.name, name)
-        return exposed
 
     async def _by_name(self, x: Exchange, kind: str) -> Response:
         exposed = text(x.request.param("name"))
@@ -288,31 +275,27 @@ class Endpoint:
         asked = self._asked_before(x)
         if asked is not None:
             candidates = [candidate for candidate in candidates if candidate[0] is asked]
+        candidates = [(s, name) for s, name in candidates if self._visible(x.caller, kind, s.name, name)]
         for number, (server, name) in enumerate(candidates):
-            if not self._visible(x.caller, kind, server.name, name):
-                continue
             request = x.request
             if name != exposed:
                 request = request.with_params({**(request.params or {}), "name": Raw(m.dumps(name))})
             try:
-                return self._linked(server, await self._ask(x, server, request))
+                return await self._ask(x, server, request)
             except BridgeError as error:
                 if error.sent or number == len(candidates) - 1:
                     raise
         raise BridgeError("invalid_params", f"unknown {kind.removesuffix('s')} {exposed!r}", sent=False)
 
     async def _candidates(self, x: Exchange, kind: str, exposed: str) -> list[tuple[Server, str]]:
-        """Who may own an exposed name, first choice first: our own server, then the gateways that pass names unchanged."""
-        found = self._shortened.get(exposed) or owner(exposed, (n for n, part in self._parts.items() if part.prefix))
-        passing = [(part.server, exposed) for part in self._parts.values() if not part.prefix]
-        if found is None and not passing and len(exposed) == self._max_name and x.notes.get("relisted") is None:
-            x.notes["relisted"] = True  # a shortened name from before our start: the lists teach it
+        """Who may own an exposed name, first choice first."""
+        if self._exposed.needs_lists(kind, exposed) and x.notes.get("relisted") is None:
+            x.notes["relisted"] = True  # a name from before our start: the lists teach it
             listing = m.request(x.request.id, f"{kind}/list", {"_meta": x.request.param("_meta")} if x.request.meta else None)
             part = x.derive(listing, self._servers[0])
             part.target = x.target
             await self._list(part, kind)
-            found = self._shortened.get(exposed)
-        return ([(self._parts[found[0]].server, found[1])] if found is not None else []) + passing
+        return [(self._parts[server].server, name) for server, name in self._exposed.of(kind, exposed)]
 
     async def _by_uri(self, x: Exchange) -> Response:
         uri = text(x.request.param("uri"))
@@ -320,42 +303,51 @@ class Endpoint:
             raise BridgeError("invalid_params", "uri is missing", sent=False)
         name, own = self._owners.of(uri)
         request = x.request if own == uri else x.request.with_params({**(x.request.params or {}), "uri": Raw(m.dumps(own))})
-        asked = self._asked_before(x)
-        if name is None and asked is not None and self._visible(x.caller, "resources", asked.name, own):
-            name = asked.name
-        if name is not None:
-            return self._linked(self._parts[name].server, await self._ask(x, self._parts[name].server, request))
+        server = self._asked_before(x) if name is None else self._parts[name].server
+        servers = [s for s in (self._servers if server is None else [server]) if self._sees(x, s, own)]
+        return await self._first(x, servers, request, f"no server knows the resource {uri}")
+
+    def _sees(self, x: Exchange, server: Server, uri: str) -> bool:
+        return self._visible(x.caller, "resources", server.name, uri)
+
+    async def _by_task(self, x: Exchange) -> Response:
+        found = task_owner(text(x.request.param("taskId")) or "")
+        part = self._parts.get(found[0]) if found is not None else None
+        if part is None or (x.caller.era not in part.server.hello and part.server.hello):
+            raise BridgeError("invalid_params", "unknown task", sent=False)
+        return await self._ask(x, part.server, x.request)
+
+    async def _complete(self, x: Exchange) -> Response:
+        ref = members(x.request.param("ref"))
+        params = dict(x.request.params or {})
+        if text(ref.get("type")) == "ref/resource":
+            name, own = self._owners.of(text(ref.get("uri")) or "")
+            servers = [self._parts[name].server] if name is not None else self._servers
+            params["ref"] = Raw(m.join({**ref, "uri": Raw(m.dumps(own))}))
+            servers = [server for server in servers if self._sees(x, server, own)]
+            return await self._first(x, servers, x.request.with_params(params), "unknown resource template")
+        candidates = await self._candidates(x, "prompts", text(ref.get("name")) or "")
+        for server, prompt in candidates:
+            if self._visible(x.caller, "prompts", server.name, prompt):
+                params["ref"] = Raw(m.join({**ref, "name": Raw(m.dumps(prompt))}))
+                return await self._ask(x, server, x.request.with_params(params))
+        raise BridgeError("invalid_params", "unknown prompt", sent=False)
+
+    async def _first(self, x: Exchange, servers: list[Server], request: Request, unknown: str) -> Response:
+        """The first result that one of these servers has, else what the last one said."""
         answer: Response | None = None
         failure: BridgeError | None = None
-        for server in self._servers:
-            if not self._visible(x.caller, "resources", server.name, own):
-                continue
+        for server in servers:
             try:
                 answer = await self._ask(x, server, request)
             except BridgeError as error:
                 failure = error
                 continue
             if answer.error is None:
-                return self._linked(server, answer)
+                return answer
         if answer is not None:
             return answer
-        raise failure or BridgeError("invalid_params", f"no server knows the resource {uri}", sent=False)
-
-    async def _complete(self, x: Exchange) -> Response:
-        ref = members(x.request.param("ref") or b"{}")
-        params = dict(x.request.params or {})
-        if text(ref.get("type")) == "ref/resource":
-            name, own = self._owners.of(text(ref.get("uri")) or "")
-            if name is None:
-                raise BridgeError("invalid_params", "unknown resource template", sent=False)
-            params["ref"] = Raw(m.join({**ref, "uri": Raw(m.dumps(own))}))
-            return await self._ask(x, self._parts[name].server, x.request.with_params(params))
-        candidates = await self._candidates(x, "prompts", text(ref.get("name")) or "")
-        if not candidates:
-            raise BridgeError("invalid_params", "unknown prompt", sent=False)
-        server, prompt = candidates[0]
-        params["ref"] = Raw(m.join({**ref, "name": Raw(m.dumps(prompt))}))
-        return await self._ask(x, server, x.request.with_params(params))
+        raise failure or BridgeError("invalid_params", unknown, sent=False)
 
     def _asked_before(self, x: Exchange) -> Server | None:
         """The server that a call in its second round belongs to: the others never hear of it."""
@@ -363,35 +355,16 @@ class Endpoint:
         part = self._parts.get(state.server) if state is not None else None
         return part.server if part is not None else None
 
-    def _linked(self, server: Server, response: Response) -> Response:
-        """Resource links and contents in a result show the URI that this endpoint uses; bytes stay unless one is aliased."""
-        if response.result is None or not self._owners.has_aliases(server.name):
-            return response
-        result = dict(members(response.result))
-        for member in ("content", "contents"):
-            if member in result:
-                result[member] = Raw(
-                    b"[" + b",".join(bytes(self._relinked(server, item)) for item in items(result[member])) + b"]"
-                )
-        return response.with_result(m.join(result))
-
-    def _relinked(self, server: Server, item: Raw) -> Raw:
-        said = members(item)
-        if "resource" in said:
-            return Raw(m.join({**said, "resource": self._relinked(server, said["resource"])}))
-        uri = text(said.get("uri"))
-        if uri is None:
-            return item
-        return Raw(m.join({**said, "uri": Raw(m.dumps(self._owners.shown(server.name, uri)))}))
-
     async def _ask(self, x: Exchange, server: Server, request: Request) -> Response:
-        return await self._ask_part(x, x.derive(request, server))
+        return (await self._answer(x, server, request))[0]
 
-    async def _ask_part(self, x: Exchange, part: Exchange) -> Response:
+    async def _answer(self, x: Exchange, server: Server, request: Request) -> tuple[Response, Backend | None]:
+        """One server's answer, and the backend that gave it."""
+        part = x.derive(self._face.request(server, request), server, self._face.reply(server, x.reply))
         try:
             response = await self._one(part)
         finally:
             x.backend = part.backend or x.backend
             x.attempts += part.attempts
         assert response is not None
-        return response
+        return self._face.response(server, request, response), part.backend

@@ -1,59 +1,131 @@
 """One `subscriptions/listen` of a modern client over several servers: one acknowledgement, then everything, tagged once.
 
-Source: mcp-eras sections 3 (subscriptions) and 4 (listen merge).
+    client   listen L {tools, uri x, uri y, task b:1}          ack L {tools, x, b:1}      changes, each tagged L
+    server a        listen {tools, x, y}        ack {tools, x} ^    server b   listen {tools, task 1}   ack {task 1} ^
+
+Each server gets what it owns of the filter; a URI of nobody goes to all. What changes before the acknowledgement waits for it.
+A server that comes later, or comes back, is announced: whatever its client listens to may have changed.
+
+Source: mcp-eras sections 3 (subscriptions) and 4 (listen merge); extension io.modelcontextprotocol/tasks (taskIds).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Raw
 
+from mcpbridge.core.aggregate.face import Face
+from mcpbridge.core.aggregate.lists import Patience
+from mcpbridge.core.aggregate.names import task_owner
+from mcpbridge.core.aggregate.resources import Owners
 from mcpbridge.core.exchange import Exchange, Handler
 from mcpbridge.core.server import Server
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
 from mcpbridge.wire import message as m
-from mcpbridge.wire.envelope import members
-from mcpbridge.wire.message import Notification, Request, Response
-from mcpbridge.wire.spec import SUBSCRIPTION_ID
+from mcpbridge.wire.envelope import members, text
+from mcpbridge.wire.headers import plain
+from mcpbridge.wire.message import Members, Notification, Request, Response
+from mcpbridge.wire.spec import LISTEN_FLAGS, SUBSCRIPTION_ID
 
 _log = log("aggregate")
-ACKNOWLEDGE = 3.0  # seconds the servers have to acknowledge; who is later joins silently
+ACKNOWLEDGE = 3.0  # seconds the servers have to acknowledge; who is later is announced when it comes
+MAX_SUBSCRIPTIONS = 1000  # resource URIs, and tasks, of one listen
+MAX_EARLY = 1000  # notifications of one server that wait for the acknowledgement
 RECONNECT = 1.0
 MAX_RECONNECT = 30.0
-_FLAGS = ("toolsListChanged", "promptsListChanged", "resourcesListChanged")
+_URIS, _TASKS = "resourceSubscriptions", "taskIds"
+_TRUE = Raw(b"true")
 
-Outgoing = Callable[[Server, Notification], Notification | None]
-OwnerOf = Callable[[str], tuple[str | None, str]]
+Offered = Callable[[Exchange], dict[str, Any]]
+"""The capabilities of the endpoint at present."""
 
 
-async def listen(x: Exchange, servers: list[Server], one: Handler, owner_of: OwnerOf, outgoing: Outgoing) -> Response:
+async def listen(
+    x: Exchange, servers: list[Server], one: Handler, owners: Owners, face: Face, offered: Offered, patience: Patience
+) -> Response:
     """Hold ``x`` open until its client ends it. Raises nothing but CancelledError once acknowledged."""
-    wanted = members(x.request.param("notifications") or b"{}")
-    flags = {flag: True for flag in _FLAGS if wanted.get(flag) == Raw(b"true")}
-    uris = m.loads(wanted["resourceSubscriptions"]) if "resourceSubscriptions" in wanted else []
-    if not isinstance(uris, list) or not all(isinstance(uri, str) for uri in uris):
-        raise BridgeError("invalid_params", "resourceSubscriptions is not a list of URIs", sent=False)
-    ears = [_Ear(x, server, flags, uris, one, owner_of, outgoing) for server in servers]
+    wanted = members(x.request.param("notifications"))
+    uris, tasks = _texts(wanted, _URIS), _texts(wanted, _TASKS)
+    ears = [_Ear(x, server, _part(server, wanted, uris, tasks, owners), one, face) for server in servers]
     async with asyncio.TaskGroup() as group:
         for ear in ears:
             group.create_task(ear.run())
-        if ears:
-            await asyncio.wait([ear.acknowledged for ear in ears], timeout=ACKNOWLEDGE)
-        # List changes are always honoured: the bridge itself tells when a server comes or goes.
-        honoured: dict[str, Any] = dict(flags)
-        subscribed = {uri for ear in ears if ear.acknowledged.done() for uri in ear.acknowledged.result()}
-        if subscribed:
-            honoured["resourceSubscriptions"] = [uri for uri in uris if uri in subscribed]
+        waited = [ear for ear in ears if patience.has_for(ear.server)]
+        if waited:
+            await asyncio.wait([ear.acknowledged for ear in waited], timeout=ACKNOWLEDGE)
+        for ear in waited:
+            if not ear.acknowledged.done():
+                patience.spend(ear.server)
+        said = [ear.acknowledged.result() for ear in ears if ear.acknowledged.done()]
+        honoured = _union(wanted, said, offered(x))
         note = m.notification("notifications/subscriptions/acknowledged", {"notifications": honoured})
-        x.reply.notify(note.with_meta({SUBSCRIPTION_ID: Raw(m.dumps(x.request.id))}))
+        x.reply.notify(note.with_meta(_tag(x)))
         for ear in ears:
-            ear.is_open = True
+            ear.open()
         await asyncio.Event().wait()  # until the client ends it, whoever of the servers is there
     return m.result(x.request.id, {"resultType": "complete", "_meta": {SUBSCRIPTION_ID: x.request.id}})
+
+
+def _texts(wanted: Members, name: str) -> list[str]:
+    said = plain(wanted[name]) if name in wanted else []
+    if not isinstance(said, list) or len(said) > MAX_SUBSCRIPTIONS or not all(isinstance(one, str) for one in said):
+        raise BridgeError("invalid_params", f"{name}: at most {MAX_SUBSCRIPTIONS} texts", sent=False)
+    return list(dict.fromkeys(said))
+
+
+class _Part(NamedTuple):
+    """What one server is asked to tell: the filter it gets, and its own URIs and task ids -> the client's."""
+
+    filter: Members
+    uris: dict[str, str]
+    tasks: dict[str, str]
+
+    def exposed(self, said: Members) -> Members:
+        """What the server honours of it, in the client's words."""
+        shown = dict(said)
+        for name, own in ((_URIS, self.uris), (_TASKS, self.tasks)):
+            listed = plain(shown.pop(name, None))
+            if isinstance(listed, list):
+                shown[name] = Raw(m.dumps([own[text] for text in listed if isinstance(text, str) and text in own]))
+        return shown
+
+
+def _part(server: Server, wanted: Members, uris: list[str], tasks: list[str], owners: Owners) -> _Part:
+    """The part of one server; members that nobody here knows go to every server."""
+    flags = {name: raw for name, raw in wanted.items() if name not in (_URIS, _TASKS)}
+    own_uris = {own: uri for uri in uris for owner, own in [owners.of(uri)] if owner in (None, server.name)}
+    own_tasks = {found[1]: task for task in tasks if (found := task_owner(task)) is not None and found[0] == server.name}
+    named = {name: Raw(m.dumps(list(own))) for name, own in ((_URIS, own_uris), (_TASKS, own_tasks)) if own}
+    return _Part(flags | named, own_uris, own_tasks)
+
+
+def _union(wanted: Members, said: list[Members], offered: dict[str, Any]) -> dict[str, Any]:
+    """What at least one server honours, in the client's own words and order.
+
+    Changes of a list that the endpoint offers always are: the bridge itself tells when a server comes or goes.
+    """
+    honoured: dict[str, Any] = {}
+    for name, raw in wanted.items():
+        answers = [answer[name] for answer in said if name in answer]
+        if name in (_URIS, _TASKS):
+            known = {text for answer in answers for text in plain(answer)}
+            listed = [text for text in dict.fromkeys(plain(raw)) if text in known]
+            if listed:
+                honoured[name] = listed
+        elif name in LISTEN_FLAGS and raw == _TRUE:
+            if _TRUE in answers or name.removesuffix("ListChanged") in offered:
+                honoured[name] = True
+        elif answers:
+            honoured[name] = answers[0]
+    return honoured
+
+
+def _tag(x: Exchange) -> Members:
+    return {SUBSCRIPTION_ID: Raw(m.dumps(x.request.id))}
 
 
 class _Ear:
@@ -61,69 +133,80 @@ class _Ear:
 
     can_ask = False
 
-    def __init__(
-        self,
-        x: Exchange,
-        server: Server,
-        flags: dict[str, bool],
-        uris: list[str],
-        one: Handler,
-        owner_of: OwnerOf,
-        outgoing: Outgoing,
-    ) -> None:
+    def __init__(self, x: Exchange, server: Server, part: _Part, one: Handler, face: Face) -> None:
+        self.server = server
         self._x = x
-        self._server = server
-        self._flags = flags
+        self._part = part
         self._one = one
-        self._outgoing = outgoing
-        self._uris = {own: uri for uri in uris for owner, own in [owner_of(uri)] if owner in (None, server.name)}
-        self._again = False
-        self.is_open = False  # the client has its acknowledgement
-        self.acknowledged: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        self._face = face
+        self._early: dict[bytes, Notification] | None = {}  # before the client has its acknowledgement: the newest of each
+        self._is_heard = False  # the server has acknowledged it this time
+        self.acknowledged: asyncio.Future[Members] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        wanted: dict[str, Any] = dict(self._flags)
-        if self._uris:
-            wanted["resourceSubscriptions"] = list(self._uris)
-        request = self._x.request.with_params({**(self._x.request.params or {}), "notifications": Raw(m.dumps(wanted))})
+        if not self._part.filter:
+            self._honour({})
+            return
+        wanted = Raw(m.join(self._part.filter))
+        request = self._x.request.with_params({**(self._x.request.params or {}), "notifications": wanted})
         pause = RECONNECT
         while True:
+            self._is_heard = False
             try:
-                response = await self._one(self._x.derive(request, self._server, self))
+                response = await self._one(self._x.derive(request, self.server, self))
                 if response is not None and response.error is not None:
-                    self._honour([])
+                    self._honour({})
                     return  # this server has no subscriptions
             except BridgeError as error:
-                _log.debug("listen stream lost", server=self._server.name, reason=str(error))
-                self._honour([])
+                _log.debug("listen stream lost", server=self.server.name, reason=str(error))
+                self._honour({})
+            pause = RECONNECT if self._is_heard else pause
             await asyncio.sleep(pause)
             pause = min(pause * 2, MAX_RECONNECT)
 
     def notify(self, notification: Notification) -> None:
         if notification.method == "notifications/subscriptions/acknowledged":
-            honoured = members(notification.param("notifications") or b"{}").get("resourceSubscriptions")
-            own = m.loads(honoured) if honoured is not None else []
-            self._honour([self._uris[uri] for uri in own if uri in self._uris])
-            if self._again:
+            self._is_heard = True
+            if self._early is None:
                 self._changed()
-            self._again = True
+            self._honour(self._part.exposed(_said(notification.param("notifications"))))
             return
-        shown = self._outgoing(self._server, notification)
-        if shown is not None and self.is_open:
+        own = text(notification.param("uri"))
+        if own in self._part.uris:  # as the client asked for it, whatever the lists call it meanwhile
+            shown = notification.with_params({**(notification.params or {}), "uri": Raw(m.dumps(self._part.uris[own]))})
+        else:
+            shown = self._face.notification(self.server, notification)
+        if self._early is None:
             self._x.reply.notify(shown)
+        elif len(self._early) < MAX_EARLY:
+            what = notification.param("uri") or notification.param("taskId") or b""
+            self._early[notification.method.encode() + bytes(what)] = shown
 
     async def ask(self, request: Request) -> Response:
         raise LookupError("a listen stream is not asked")
 
-    def _honour(self, uris: list[str]) -> None:
+    def open(self) -> None:
+        """The client has its acknowledgement: it may hear."""
+        early, self._early = self._early or {}, None
+        for notification in early.values():
+            self._x.reply.notify(notification)
+
+    def _honour(self, said: Members) -> None:
         if not self.acknowledged.done():
-            self.acknowledged.set_result(uris)
+            self.acknowledged.set_result(said)
 
     def _changed(self) -> None:
         """It was away: whatever its client listens to may have changed."""
-        tag = {SUBSCRIPTION_ID: Raw(m.dumps(self._x.request.id))}
-        for flag in self._flags:
-            kind = flag.removesuffix("ListChanged")
-            self._x.reply.notify(m.notification(f"notifications/{kind}/list_changed").with_meta(tag))
-        for uri in self._uris.values():
-            self._x.reply.notify(m.notification("notifications/resources/updated", {"uri": uri}).with_meta(tag))
+        for flag, method in LISTEN_FLAGS.items():
+            if self._part.filter.get(flag) == _TRUE:
+                self._x.reply.notify(m.notification(method).with_meta(_tag(self._x)))
+        for uri in self._part.uris.values():
+            self._x.reply.notify(m.notification("notifications/resources/updated", {"uri": uri}).with_meta(_tag(self._x)))
+
+
+def _said(raw: Raw | None) -> Members:
+    """The members of what a server said; none when that is no proper object."""
+    try:
+        return members(raw)
+    except BridgeError:
+        return {}

@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Raw
 
-from mcpbridge.core.aggregate.names import from_cursor, to_cursor
+from mcpbridge.core.aggregate.cursors import seal, stale, unseal
 from mcpbridge.core.exchange import Exchange
 from mcpbridge.core.server import Server
 from mcpbridge.errors import BridgeError
+from mcpbridge.seal import Sealer
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import items, members, text
 from mcpbridge.wire.message import Members, Request, Response
@@ -27,7 +28,27 @@ MAX_TTL = 86_400_000.0  # ms a list may be cached, whatever its server says
 _NUMBER = re.compile(rb"[0-9][0-9.eE+-]{0,63}").fullmatch
 
 Ask = Callable[[Exchange, Server, Request], Awaitable[Response]]
-Show = Callable[[Exchange, Server, Members], Raw | None]
+
+
+class Shown(NamedTuple):
+    """An item as clients see it, and what tells it from others in its list."""
+
+    identity: str
+    item: Raw
+
+
+class View(Protocol):
+    """What one list shows of its servers' items."""
+
+    @property
+    def member(self) -> str:
+        """The result member that holds the items."""
+
+    def begins(self, server: Server) -> None:
+        """A first page of this server came."""
+
+    def show(self, x: Exchange, server: Server, item: Raw, said: Members) -> Shown | None:
+        """An item as clients see it; None hides it. ``said``: its members."""
 
 
 GLANCE = 0.05  # seconds for a server that has used up its wait and is still not up: it is announced when it comes
@@ -67,44 +88,45 @@ class Patience:
 
 
 async def merged_list(
-    x: Exchange, servers: list[Server], member: str, ask: Ask, show: Show, patience: Patience
+    x: Exchange, servers: list[Server], view: View, ask: Ask, patience: Patience, sealer: Sealer
 ) -> tuple[Response, dict[str, str]]:
     """The merged page that ``x`` asks for and the causes of what is missing.
 
-    ``member``: the result member that holds the items. ``show`` gives an item as clients see it, None hides it.
-    Raises BridgeError("invalid_params") for a bad cursor.
+    Raises BridgeError("invalid_params") for a bad cursor, also one that a server no longer takes.
     """
-    cursor = text(x.request.param("cursor"))
-    positions = from_cursor(cursor, [s.name for s in servers]) if cursor is not None else None
+    positions = None
+    if x.request.param("cursor") is not None:
+        positions = unseal(sealer, x, text(x.request.param("cursor")) or "", [s.name for s in servers])
     asked = [s for s in servers if positions is None or s.name in positions]
-    pages = await asyncio.gather(*(_page(x, s, member, positions, ask, patience) for s in asked))
+    pages = await asyncio.gather(*(_page(x, s, view.member, positions, ask, patience) for s in asked))
     shown: list[Raw] = []
     more: dict[str, str] = {}
     causes: dict[str, str] = {}
-    seen: set[bytes] = set()
+    seen: set[str] = set()
     ttl: float | None = None
     scope = "public"
     for server, page in zip(asked, pages, strict=True):
         if isinstance(page, str):
             causes[server.name] = page
             continue
+        if positions is None:
+            view.begins(server)
         for item in page.items:
             if len(shown) >= MAX_ITEMS:
                 break
-            as_shown = _shown(x, server, item, show)
-            if as_shown is not None:
-                key = _identity(as_shown)
-                if key not in seen:  # the same name twice (a gateway that also has our server): the first one is it
-                    seen.add(key)
-                    shown.append(as_shown)
+            as_shown = _shown(x, server, item, view)
+            # The same name twice (a gateway that also has our server): the first one is it.
+            if as_shown is not None and as_shown.identity not in seen:
+                seen.add(as_shown.identity)
+                shown.append(as_shown.item)
         following = text(page.said.get("nextCursor"))
         if following is not None:
             more[server.name] = following
         ttl = _lower(ttl, page.said.get("ttlMs"))
         scope = "private" if page.said.get("cacheScope") != Raw(b'"public"') else scope
-    result: dict[str, Any] = {member: shown}
+    result: dict[str, Any] = {view.member: shown}
     if more:
-        result["nextCursor"] = to_cursor(more)
+        result["nextCursor"] = seal(sealer, x, more)
     if causes:
         result["_meta"] = {UNAVAILABLE: causes}
     if x.caller.era == "modern":
@@ -126,7 +148,7 @@ class _Page(NamedTuple):
 async def _page(
     x: Exchange, server: Server, member: str, positions: dict[str, str] | None, ask: Ask, patience: Patience
 ) -> _Page | str:
-    """One server's page, or the cause why there is none."""
+    """One server's page, or the cause why there is none. Raises BridgeError for a cursor that the server refuses."""
     params = dict(x.request.params or {})
     params.pop("cursor", None)
     if positions is not None:
@@ -137,10 +159,20 @@ async def _page(
         return str(error)
     if isinstance(response, str):
         return response
+    if positions is not None and response.error is not None and _is_refused(response.error):
+        raise stale()
     try:
         return _read(response, member)
     except BridgeError as error:
         return f"its answer cannot be read: {error.detail}"
+
+
+def _is_refused(error: Raw) -> bool:
+    """Whether a server says that it does not know its own cursor (any longer)."""
+    try:
+        return bytes(members(error).get("code") or b"") == b"-32602"
+    except BridgeError:
+        return False
 
 
 def _read(response: Response, member: str) -> _Page | str:
@@ -153,17 +185,12 @@ def _read(response: Response, member: str) -> _Page | str:
     return _Page(said, items(said.get(member)))
 
 
-def _shown(x: Exchange, server: Server, item: Raw, show: Show) -> Raw | None:
+def _shown(x: Exchange, server: Server, item: Raw, view: View) -> Shown | None:
     """An item as clients see it; one that is no proper object is left out, the others stay."""
     try:
-        return show(x, server, members(item))
+        return view.show(x, server, item, members(item))
     except BridgeError:
         return None
-
-
-def _identity(item: Raw) -> bytes:
-    said = members(item)
-    return bytes(said.get("uri") or said.get("uriTemplate") or said.get("name") or item)
 
 
 def _lower(ttl: float | None, raw: Raw | None) -> float:

@@ -1,13 +1,11 @@
-"""Exposed names and composite cursors."""
+"""Exposed names and task ids."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpbridge.core.aggregate.names import expose, from_cursor, owner, to_cursor
-from mcpbridge.errors import BridgeError
+from mcpbridge.core.aggregate.names import expose, expose_task, owner, task_owner
 
 NAMES = st.text("abcXYZ019_.-/", min_size=1, max_size=128)
 
@@ -39,21 +37,7 @@ def test_the_longest_fitting_server_owns_a_name() -> None:
     assert owner("a__b", ["b"]) is None
 
 
-def test_a_cursor_comes_back_as_it_went() -> None:
-    assert from_cursor(to_cursor({"a": "", "b": "x/ü"}), ["a", "b", "c"]) == {"a": "", "b": "x/ü"}
-
-
-@pytest.mark.parametrize("cursor", ["", "!", "e30", "eyJ6IjoiMSJ9", "x" * 20_000, "W10", "ü"])
-def test_a_foreign_or_stale_cursor_is_refused(cursor: str) -> None:
-    with pytest.raises(BridgeError) as caught:
-        from_cursor(cursor, ["a"])
-    assert caught.value.fault.code == -32602
-
-
-@given(st.text(max_size=200))
-def test_any_text_as_cursor_is_taken_or_refused(cursor: str) -> None:
-    try:
-        taken = set(from_cursor(cursor, ["a"]))
-    except BridgeError as error:
-        taken = {error.reason}
-    assert taken in ({"a"}, {"invalid_params"})
+def test_a_task_id_names_its_server() -> None:
+    assert expose_task("git", "a:b") == "git:a:b"
+    assert task_owner("git:a:b") == ("git", "a:b")
+    assert task_owner("a") is None
