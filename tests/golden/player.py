@@ -5,8 +5,10 @@
     # ...      a comment
 
 Lines run in order. A received message must equal its line as JSON, member for member; `"@"` matches any text. `"@name"` does
-too and remembers it: a line that is sent says it again under this name. `= @name JSON` gives a name to any value.
-`--` begins a further conversation with the server; `--2` goes on with the second one.
+too and remembers it: a line that is sent says it again under this name. `= @name JSON` gives a name to any value, which lines
+of both kinds say. `--` begins a further conversation with the server; `--2` goes on with the second one.
+
+`== a b` at the beginning puts these servers behind one endpoint; they have their names in place of S, as in `a>` and `-- a`.
 """
 
 from __future__ import annotations
@@ -123,7 +125,7 @@ def new_bridge(eras: Eras | None, **options: Any) -> Bridge:
 
 
 def same(expected: Any, found: Any, names: dict[str, str]) -> bool:
-    """JSON equality in which an expected text that begins with "@" matches any text; ``names`` gets its JSON if it has a name."""
+    """JSON equality in which an expected text that begins with "@" matches any text; ``names`` gets its JSON if it is named."""
     if isinstance(expected, str) and expected.startswith("@"):
         if isinstance(found, str) and expected != "@":
             names[expected] = json.dumps(found)
@@ -152,35 +154,39 @@ def said(text: str, names: dict[str, str]) -> str:
 
 async def play(path: Path, eras: Eras | None) -> None:
     """Play one transcript. Raises AssertionError naming the line."""
+    lines = [line.strip().partition(" ") for line in path.read_text().splitlines()]
+    servers = next((text.split() for arrow, _, text in lines if arrow == "=="), ["server"])
     async with new_bridge(eras) as bridge:
-        world = start_world(bridge, ["server"], single=True)
-        conversation = 0
-        names: dict[str, str] = {}
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            arrow, _, text = line.strip().partition(" ")
+        world = start_world(bridge, servers, single=servers == ["server"])
+        conversations = dict.fromkeys(servers, 0)
+        names: dict[str, str] = {}  # what a received line remembered
+        values: dict[str, str] = {}  # what the transcript itself gave a name
+
+        async def pipe(name: str) -> Pipe:
+            name = "server" if name == "S" else name
+            return world.client if name == "C" else await world.server(name, conversations[name])
+
+        for number, (arrow, _, text) in enumerate(lines, 1):
             place = f"{path.name}:{number}"
-            if not arrow or arrow == "#":
+            if arrow in ("", "#", "=="):
                 continue
             if arrow == "--":  # the bridge opens a further conversation with the server
-                conversation += 1
+                conversations[text or "server"] += 1
             elif arrow == "=":
                 name, _, value = text.partition(" ")
-                names[name] = value
+                values[name] = said(value, values)
             elif arrow.startswith("--"):
-                conversation = int(arrow[2:]) - 1
-            elif arrow == "C>":
-                world.client.feed(said(text, names).encode())
-            elif arrow == "S>":
-                (await world.server("server", conversation)).feed(said(text, names).encode())
+                conversations[text or "server"] = int(arrow[2:]) - 1
+            elif arrow.endswith(">"):
+                (await pipe(arrow[:-1])).feed(said(text, names | values).encode())
             else:
-                pipe = world.client if arrow == ">C" else await world.server("server", conversation)
                 try:
-                    found = await receive(pipe)
+                    found = await receive(await pipe(arrow[1:]))
                 except TimeoutError:
                     told = [] if world.client.received.empty() else [world.client.received.get_nowait()]
                     raise AssertionError(f"{place}: nothing came; expected {text}; the client was told {told}") from None
-                assert same(json.loads(text), found, names), f"{place}:\nexpected {text}\nfound    {json.dumps(found)}"
-        for name, pipe in (("client", world.client), ("server", (await world.server("server", conversation)))):
-            assert pipe.received.empty(), (
-                f"{path.name}: the {name} got more than the transcript says: {pipe.received.get_nowait()!r}"
-            )
+                expected = said(text, values)
+                assert same(json.loads(expected), found, names), f"{place}:\nexpected {expected}\nfound    {json.dumps(found)}"
+        for name in ("C", *servers):
+            received = (await pipe(name)).received
+            assert received.empty(), f"{path.name}: {name} got more than the transcript says: {received.get_nowait()!r}"

@@ -27,7 +27,7 @@ from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import Era, Exchange, Handler
 from mcpbridge.core.route import open_link
 from mcpbridge.core.server import Backend, Server
-from mcpbridge.core.state import continues
+from mcpbridge.core.state import continues, unknown
 from mcpbridge.core.tasks import share
 from mcpbridge.errors import BridgeError
 from mcpbridge.seal import Sealer
@@ -275,6 +275,8 @@ class Endpoint:
         asked = self._asked_before(x)
         if asked is not None:
             candidates = [candidate for candidate in candidates if candidate[0] is asked]
+            if not candidates:
+                raise unknown()
         candidates = [(s, name) for s, name in candidates if self._visible(x.caller, kind, s.name, name)]
         for number, (server, name) in enumerate(candidates):
             request = x.request
