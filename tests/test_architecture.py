@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STDLIB = sys.stdlib_module_names
 
 CELLAR = ("config", "observe", "errors", "secrets", "seal", "outbound", "proxies")
-ROOMS = ("transports", "era", "policies", "discovery", "stores", "credentials", "clients", "checks", "demo")
+ROOMS = ("transports", "detect", "era", "policies", "discovery", "stores", "credentials", "clients", "checks", "demo")
 WIRINGS = ("router", "gateway", "workers")
 ATTIC = ("bridge", "wiring", "execute", "status", "faces")  # what the wirings share
 #: floor or room -> what of our own it may import (its own files always). Nothing else may be imported.
