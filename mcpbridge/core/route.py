@@ -31,7 +31,7 @@ def route(*, one: Handler, many: Handler) -> Handler:
 
 
 async def tell(x: Exchange, server: Server | None) -> None:
-    """A client's notification for one server. In the modern era only vendors have any; nobody translates those."""
+    """A client's notification for one server. In the modern era only vendors have any, apart from ``cancelled``."""
     if server is None or not isinstance(x.message, Notification):
         return
     if x.session is None:
@@ -48,6 +48,9 @@ async def _tell_modern(notification: Notification, backend: Backend, x: Exchange
     if await backend.era_for("modern", patience) == "modern":
         talk = await backend.pool.modern(patience)
         await talk.upstream.notify(notification)
+    elif backend.eras is not None:
+        x.backend = backend
+        await backend.eras.tell(x, notification)
 
 
 async def call_backend(x: Exchange) -> Response:

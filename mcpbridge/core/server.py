@@ -21,7 +21,7 @@ from mcpbridge.core.state import continues, unknown
 from mcpbridge.core.tasks import Spawn, share, wait_shared
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
-from mcpbridge.wire.message import Response
+from mcpbridge.wire.message import Notification, Response
 
 if TYPE_CHECKING:
     from mcpbridge.core.pool import Pool
@@ -50,6 +50,9 @@ class Eras(Protocol):
 
     async def call(self, x: Exchange) -> Response:
         """A modern client's request answered by the legacy backend ``x.backend``."""
+
+    async def tell(self, x: Exchange, notification: Notification) -> None:
+        """A modern client's notification, which its vendor alone knows, for the legacy backend ``x.backend``."""
 
     async def close(self) -> None:
         """End what outlives a request (parked calls), while the servers can still be told. Bounded in time."""

@@ -22,8 +22,8 @@ from mcpbridge.core.server import Backend
 from mcpbridge.era.clients import ModernLink
 from mcpbridge.era.parking import Parking
 from mcpbridge.era.probe import is_modern_only, probe
-from mcpbridge.era.servers import call
-from mcpbridge.wire.message import Response
+from mcpbridge.era.servers import call, tell
+from mcpbridge.wire.message import Notification, Response
 
 
 class Crossings:
@@ -43,6 +43,9 @@ class Crossings:
 
     async def call(self, x: Exchange) -> Response:
         return await call(x, self.parking)
+
+    async def tell(self, x: Exchange, notification: Notification) -> None:
+        await tell(x, notification)
 
     async def close(self) -> None:
         await self.parking.close()

@@ -28,13 +28,14 @@ from mcpbridge.era.translate import (
     to_legacy_response,
     to_modern_request,
     without_foreign,
+    without_reserved,
 )
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members, text
 from mcpbridge.wire.message import Members, Notification, Request, Response
-from mcpbridge.wire.spec import LOG_LEVELS, SUBSCRIPTION_ID, negotiate
+from mcpbridge.wire.spec import LOG_LEVELS, METHODS, SUBSCRIPTION_ID, negotiate
 
 _log = log("era")
 _NO_REPLY = NoReply()
@@ -122,7 +123,9 @@ class ModernLink:
             pool.release_logs(talk)
 
     async def notify(self, notification: Notification) -> None:
-        return None  # `initialized` and roots changes have no modern form (mcp-eras section 3)
+        if notification.method not in METHODS:  # `initialized` and roots changes have no form in the other era; vendors' have
+            talk = await self._backend.pool.modern(self._backend.pool.start_timeout)
+            await talk.upstream.notify(without_reserved(notification))
 
     async def close(self) -> None:
         self._closed = True

@@ -31,7 +31,7 @@ from mcpbridge.era.standing import (
     shared_session,
     version_of,
 )
-from mcpbridge.era.translate import LEGACY_ONLY, TASKS, discover_result, to_legacy_request, to_modern_response
+from mcpbridge.era.translate import LEGACY_ONLY, TASKS, discover_result, to_legacy_request, to_modern_response, without_reserved
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members, text
@@ -71,6 +71,15 @@ async def call(x: Exchange, parking: Parking) -> Response:
         if is_modern_only(refusal.response) and x.backend is not None:
             x.backend.speaks.clear()  # another server answers there now: the next call finds out
         raise refused_to_start(_server(x), refusal) from refusal
+
+
+async def tell(x: Exchange, notification: Notification) -> None:
+    """A vendor's notification of a modern client, on the conversation that its calls share. Raises BridgeError."""
+    try:
+        talk = await shared_session(x)
+    except Refused as refusal:
+        raise refused_to_start(_server(x), refusal) from refusal
+    await talk.upstream.notify(without_reserved(notification))
 
 
 async def _discover(x: Exchange) -> Response:

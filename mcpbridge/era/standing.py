@@ -46,7 +46,8 @@ def key_of(x: Exchange) -> SessionKey:
 
 def initialize_of(x: Exchange) -> Request:
     """The handshake of a conversation for calls like this one."""
-    info = x.request.meta.get(CLIENT_INFO) or bridge_info()
+    meta = x.message.meta if isinstance(x.message, (Request, Notification)) else {}
+    info = meta.get(CLIENT_INFO) or bridge_info()
     return m.request(0, "initialize", initialize_params(legacy_capabilities(x.view.capabilities), info))
 
 

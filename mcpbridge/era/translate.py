@@ -17,7 +17,7 @@ from mcpbridge.era.revisions import fit_result
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members, text
-from mcpbridge.wire.message import Members, Request, Response
+from mcpbridge.wire.message import Members, Notification, Request, Response
 from mcpbridge.wire.spec import (
     CACHEABLE,
     CLIENT_CAPABILITIES,
@@ -53,6 +53,13 @@ def bridge_info() -> dict[str, str]:
 def initialize_params(capabilities: Mapping[str, Any], client_info: Any) -> dict[str, Any]:
     """The params of a legacy initialize that the bridge sends for a modern client."""
     return {"protocolVersion": NEWEST_LEGACY, "capabilities": capabilities, "clientInfo": client_info}
+
+
+def without_reserved(notification: Notification) -> Notification:
+    """A notification that only its vendor knows, for a server of the other era."""
+    if _RESERVED.isdisjoint(notification.meta):
+        return notification
+    return notification.with_meta({key: raw for key, raw in notification.meta.items() if key not in _RESERVED})
 
 
 # A modern client's message for a legacy server

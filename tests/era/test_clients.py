@@ -137,6 +137,18 @@ async def test_each_change_of_the_set_is_one_listen_with_the_whole_set(bridge: B
     await until(lambda: servers.ended == 3)
 
 
+async def test_only_what_vendors_notify_has_a_form_in_the_other_era(bridge: Bridge, servers: Modern) -> None:
+    server = add(bridge, servers)
+    link, _ = await linked(server)
+    vendor = m.notification("com.example/note", {"n": 1.5, "_meta": {LOG_LEVEL: "debug", "own": 1}})
+    for note in (m.notification("notifications/initialized"), m.notification("notifications/roots/list_changed"), vendor):
+        await link.notify(note)
+    told = servers.talks[0].notifications
+    assert [(note.method, m.loads(m.join(note.params or {}))) for note in told] == [
+        ("com.example/note", {"n": 1.5, "_meta": {"own": 1}})
+    ]
+
+
 @pytest.mark.parametrize("method", ["server/discover", "subscriptions/listen", "tasks/get", "tasks/list"])
 async def test_methods_of_the_other_era_do_not_exist_for_the_client(bridge: Bridge, servers: Modern, method: str) -> None:
     server = add(bridge, servers)

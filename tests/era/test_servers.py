@@ -9,6 +9,7 @@ import pytest
 
 from mcpbridge.bridge import Bridge
 from mcpbridge.core.exchange import NoReply, Principal, Reply
+from mcpbridge.core.route import tell
 from mcpbridge.core.server import Server
 from mcpbridge.era import Crossings
 from mcpbridge.era import servers as module
@@ -65,6 +66,21 @@ async def over(task: asyncio.Task[object]) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_vendors_notification_reaches_the_server_on_the_conversation_of_its_client(
+    bridge: Bridge, servers: Scripted
+) -> None:
+    server = legacy(bridge, servers)
+    await bridge.one(exchange(request("tools/list"), server))
+    note = m.notification("com.example/note", {"n": 1.5, "_meta": {**META, "own": 1}})
+    x = exchange(request("tools/list"), server)
+    x.message = note
+    await tell(x, server)
+    assert len(servers.talks) == 1
+    assert [(told.method, m.loads(m.join(told.params or {}))) for told in servers.talks[0].notifications[1:]] == [
+        ("com.example/note", {"n": 1.5, "_meta": {"own": 1}})
+    ]
 
 
 async def test_modern_clients_share_a_conversation_by_principal(bridge: Bridge, servers: Scripted) -> None:
