@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 from random import getrandbits
@@ -29,19 +30,35 @@ def request_id(given: str | None) -> str:
 class HttpRequest:
     """A complete request: its head passed every check, its body is whole. ``id`` goes back in ``X-Request-Id``."""
 
-    __slots__ = ("body", "headers", "id", "method", "path", "peer", "peer_port", "query", "target", "tls")
+    __slots__ = ("body", "headers", "id", "method", "minor", "path", "peer", "peer_port", "query", "target", "tls")
 
     def __init__(self, head: RequestHead, body: bytes, peer: str, peer_port: int, tls: bool, id: str) -> None:
         self.method: str = head.method
         self.target: str = head.target
         self.path: str = head.path
         self.query: str = head.query
+        self.minor: int = head.minor  # HTTP/1.minor
         self.headers: Headers = head.headers
         self.body = body
         self.peer = peer  # IP address; "" on a unix socket
         self.peer_port = peer_port
         self.tls = tls
         self.id = id
+
+    def upgrades_to(self, protocol: str) -> bool:
+        """Whether the client asks to go on in ``protocol`` (lower case). Source: RFC 9110 section 7.8."""
+        if self.minor == 0 or (self.headers.get("upgrade") or "").lower() != protocol:
+            return False
+        return "upgrade" in [token.strip() for token in (self.headers.get("connection") or "").lower().split(",")]
+
+
+class Upgraded(asyncio.Protocol):
+    """What a connection becomes by ``Responder.upgrade``. The server still counts it, under the same limits."""
+
+    __slots__ = ()
+
+    def going_away(self) -> None:
+        """The server drains: say goodbye as soon as nothing is in flight."""
 
 
 class HttpRefusal(NamedTuple):
@@ -117,6 +134,18 @@ class Responder:
             self.ended = True
             if not self.gone and self._chunked and self._has_body:
                 self._connection.write(LAST_CHUNK)
+
+    def upgrade(self, headers: Sequence[tuple[str, str]], successor: Upgraded) -> None:
+        """Answer 101 and hand the connection over; it lasts no longer than the task of this request.
+
+        ``headers`` name the new protocol. ``successor`` gets what came behind the head as its first bytes. Raises
+        ConnectionError when the client has gone.
+        """
+        if self.gone:
+            raise ConnectionResetError("the client has gone")
+        self._begin()
+        self.ended = True
+        self._connection.upgrade(headers, successor)
 
     def _begin(self) -> None:
         if self.started:

@@ -19,10 +19,10 @@ from typing import Any, Final
 from mcpbridge.observe.log import log
 from mcpbridge.transports.doors import BACKLOG, ConnectionLimits, TlsDoor, address_key, bind, tell_plain
 from mcpbridge.transports.http1.connection import ServerConnection
-from mcpbridge.transports.http1.request import REQUEST_ID, HttpRefusal, HttpRequest, Responder, request_id
+from mcpbridge.transports.http1.request import REQUEST_ID, HttpRefusal, HttpRequest, Responder, Upgraded, request_id
 from mcpbridge.wire.http1 import RequestHead, encode_fields, status_line
 
-__all__ = ["Admit", "HttpRefusal", "HttpRequest", "HttpServer", "RequestHandler", "Responder"]
+__all__ = ["Admit", "HttpRefusal", "HttpRequest", "HttpServer", "RequestHandler", "Responder", "Upgraded"]
 
 TICK: Final = 1.0  # seconds between two looks at every connection
 MAX_LINGERING: Final = 512  # refused connections kept open so that their clients can read why
