@@ -43,6 +43,7 @@ FAULTS: dict[str, Fault] = {
     "stdio_cannot_start": Fault(1003, 502, 502, False, "backend", "stdio: cannot start"),
     "proxy_failed": Fault(1027, 502, 502, True, "backend", "proxy"),
     "connection_refused": Fault(1004, 502, 502, True, "backend", "connection refused"),
+    "websocket_refused": Fault(1004, 502, 502, True, "backend", "websocket: connection refused"),
     "http_not_found": Fault(1005, 502, 502, False, "backend", "http: 404 not found"),
     "stream_closed": Fault(1006, 502, 502, True, "backend", "stream closed"),
     "protocol_mismatch": Fault(1007, 502, 502, False, "backend", "protocol mismatch"),

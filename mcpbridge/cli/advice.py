@@ -40,6 +40,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "no_backend": ("no endpoint of the server can take calls now", "mcpbridge status names the state and cause of each"),
     "stdio_no_such_file": ("the command of a server does not exist", "check command and PATH; data.path is what was tried"),
     "stdio_cannot_start": ("the command exists, but cannot be run", "check that it is executable, and its cwd"),
+    "websocket_refused": ("nothing listens at the server's address", "start the server, or correct host and port"),
     "connection_refused": ("nothing listens at the server's address", "start the server, or correct host and port"),
     "proxy_failed": (
         "the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names is not reached, or does not let the connection through",

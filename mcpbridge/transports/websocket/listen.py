@@ -1,0 +1,120 @@
+"""The listening half: an HTTP request that asks for a WebSocket becomes a client of the bridge.
+
+    GET /ws, /ws/{server} or / with Upgrade ──► handshake checked ──► admit ──► 101 ──► serve
+
+Host and Origin were checked by the faces before; sign-in is ``admit``, answered as HTTP (401, 403) before any 101.
+
+Source: RFC 6455 section 4.2; contract http.gateway.ws, http.common.origin; architecture section 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from websockets.datastructures import Headers
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.http11 import Request
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from mcpbridge.core.duplex import Admit, Arrival, Serve
+from mcpbridge.errors import BridgeError, to_wire
+from mcpbridge.transports.http1.server import HttpRequest, Responder
+from mcpbridge.transports.websocket.connection import CONTROL, WebSocketConnection
+from mcpbridge.wire import message as m
+
+VERSION: Final = "13"
+MCP: Final = Subprotocol("mcp")
+_DEFLATE: Final = [
+    # Without taking over contexts an idle connection holds no compressor, and a small window bounds a busy one.
+    ServerPerMessageDeflateFactory(
+        server_no_context_takeover=True,
+        client_no_context_takeover=True,
+        server_max_window_bits=12,
+        compress_settings={"memLevel": 5},
+    )
+]
+_HANDSHAKE_ONLY: Final = ("connection", "upgrade")  # not of interest once it is one; nor are those named sec-websocket-*
+
+
+class WebSocketFrontend:
+    """Serves WebSocket clients of an HTTP server. ``max_message`` in bytes, inflated."""
+
+    def __init__(self, serve: Serve, admit: Admit, *, max_message: int = 10_485_760, compression: bool = False) -> None:
+        self._serve = serve
+        self._admit = admit
+        self._max_message = max_message
+        self._extensions = _DEFLATE if compression else None
+
+    async def handle(self, request: HttpRequest, responder: Responder, server: str | None = None) -> None:
+        """Answer a request to a WebSocket endpoint, and talk with its client to the end. ``server``: the one it names."""
+        if request.method != "GET":
+            await responder.respond(405, [("allow", "GET")])
+            return
+        if not request.upgrades_to("websocket"):
+            await responder.respond(426, [("upgrade", "websocket"), ("connection", "upgrade"), _TEXT], _NOT_ONE)
+            return
+        if request.headers.get("sec-websocket-version") != VERSION:
+            await responder.respond(426, [("sec-websocket-version", VERSION), ("upgrade", "websocket"), _TEXT], _OTHER_VERSION)
+            return
+        negotiation = ServerProtocol(extensions=self._extensions, subprotocols=[MCP], select_subprotocol=_select)
+        accepted = negotiation.accept(Request(request.target, Headers(_fields(request))))
+        if accepted.status_code != 101:
+            await responder.respond(accepted.status_code, [_TEXT], bytes(accepted.body))
+            return
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name not in _HANDSHAKE_ONLY and not name.startswith("sec-websocket-")
+        }
+        arrival = Arrival("websocket", request.peer, headers, server)
+        try:
+            await self._admit(arrival)
+        except BridgeError as error:
+            await _refuse(responder, error)
+            return
+        await self._talk(negotiation, accepted.headers, arrival, responder)
+
+    async def _talk(self, negotiation: ServerProtocol, answer: Headers, arrival: Arrival, responder: Responder) -> None:
+        protocol = ServerProtocol(state=OPEN, max_size=self._max_message + CONTROL)
+        protocol.extensions = negotiation.extensions
+        protocol.subprotocol = negotiation.subprotocol
+        connection = WebSocketConnection(protocol, self._max_message)
+        fields = [
+            (name, value) for name, value in answer.raw_items() if name.lower() == "upgrade" or name.lower().startswith("sec-")
+        ]
+        try:
+            responder.upgrade(fields, connection)
+        except ConnectionError:
+            return  # gone while it was let in
+        try:
+            await self._serve(connection, arrival)
+        finally:
+            await connection.close()
+
+
+_TEXT = ("content-type", "text/plain; charset=utf-8")
+_NOT_ONE = b"This is a WebSocket endpoint: connect with a WebSocket client, or POST to /mcp.\n"
+_OTHER_VERSION = b"Only WebSocket version 13 is spoken here.\n"
+
+
+def _fields(request: HttpRequest) -> Sequence[tuple[str, str]]:
+    return [(name, value) for name, value in request.headers.items() if name in _HANDSHAKE_ONLY or name.startswith("sec-")]
+
+
+def _select(_protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """``mcp`` when offered; a client that offers only others decides for itself whether it goes on without."""
+    return MCP if MCP in offered else None
+
+
+async def _refuse(responder: Responder, error: BridgeError) -> None:
+    """Say in HTTP why a client is not let in."""
+    headers = [("content-type", "application/json")]
+    challenge = error.data.pop("challenge", None)
+    if challenge:
+        headers.append(("www-authenticate", challenge))
+    if error.fault.status in (429, 503):
+        headers.append(("retry-after", "1"))
+    await responder.respond(error.fault.status, headers, m.error(None, to_wire(error)).encode())
