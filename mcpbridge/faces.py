@@ -1,6 +1,6 @@
 """The gateway's faces: which path and which listener leads where, and the life of every listener as one.
 
-    server.port        /mcp  /mcp/{server}  POST /api/v1/execute  and every view
+    server.port        /mcp  /mcp/{server}  /ws  /ws/{server}  an upgrade at /  POST /api/v1/execute  and every view
     metrics.endpoint   /metrics, /health*, GET /api/v1/*
 
 Source: contract sections 2 (paths) and 3.1 (``server.*``); architecture section 8 (one life cycle).
@@ -23,6 +23,7 @@ from mcpbridge.policies.hosts import LOOPBACK, HostRules, host_rules, refusal
 from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.http.outcome import refusal_of
 from mcpbridge.transports.http1.server import HttpRequest, Responder
+from mcpbridge.transports.websocket.listen import WebSocketFrontend
 
 API = "/api/v1"
 MAX_ACCEPTED = 1000  # pairs of Host and Origin that are remembered as good
@@ -106,6 +107,8 @@ class Faces:
         self._rules = public_rules(config)
         self._accepted: set[tuple[str | None, str | None]] = set()  # Host and Origin that passed: clients repeat themselves
         self._serves_http = config.server.serves("http")
+        self._websocket_path = config.server.protocols.websocket.path
+        self.websocket: WebSocketFrontend | None = None  # like every frontend of the reception it comes after us
         self._local = host_rules(LOOPBACK, config.server.allowed_origins)
         prefix = config.routing.prefix
         servers = tuple(bridge.servers.values())
@@ -130,6 +133,8 @@ class Faces:
         elif self._serves_http and path.startswith("/mcp/"):
             if await self._knows(path[5:], request, responder):
                 await self._mcp.handle(request, responder, self._servers[path[5:]])
+        elif self.websocket is not None and (path.startswith(self._websocket_path) or request.upgrades_to("websocket")):
+            await self._enter(self.websocket, request, responder)
         elif path == f"{API}/execute":
             if request.method == "POST":
                 await self._execute.handle(request, responder, self._all)
@@ -145,6 +150,16 @@ class Faces:
             await self._app.refuse(request, responder, refused.status, refused.text)
             return
         await self._app.handle(request, responder, metrics=True)
+
+    async def _enter(self, websocket: WebSocketFrontend, request: HttpRequest, responder: Responder) -> None:
+        """A WebSocket at its path, below it for one server, or at / for addresses without a path."""
+        base, path = self._websocket_path, request.path
+        if path == base or (path == "/" and request.upgrades_to("websocket")):
+            await websocket.handle(request, responder)
+        elif not path.startswith(f"{base}/"):
+            await self._app.handle(request, responder, metrics=False)
+        elif await self._knows(name := path[len(base) + 1 :], request, responder):
+            await websocket.handle(request, responder, name)
 
     async def _knows(self, name: str, request: HttpRequest, responder: Responder) -> bool:
         """Whether a server has this name; answers 404 when none has."""

@@ -46,6 +46,7 @@ from mcpbridge.transports.doors import ConnectionLimits
 from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.http1.server import HttpServer
 from mcpbridge.transports.stdio.launch import withhold
+from mcpbridge.transports.websocket.listen import WebSocketFrontend
 from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, raise_fd_limit, run
 
 _log = log("gateway")
@@ -185,6 +186,7 @@ class Gateway:
             idle_timeout=pool.idle_timeout,
             max_lifetime=pool.max_lifetime,
             dial_timeout=min(pool.dial_timeout, config.backends.http.timeout),
+            websocket_timeout=min(pool.dial_timeout, config.backends.websocket.timeout),
         )
         prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(config.servers) != 1)
         for spec in config.servers:
@@ -237,6 +239,16 @@ class Gateway:
         scheme = "https" if context is not None else "http"
         if config.serves("http"):
             self._speak("http", f"{scheme}://{bracketed(host)}:{port}", lambda: server.connections, lambda: server.active)
+        if config.serves("websocket"):
+            websocket, reception = config.protocols.websocket, self._reception
+            faces.websocket = WebSocketFrontend(
+                reception.serve,
+                reception.admit,
+                max_message=config.security.max_message_size,
+                compression=websocket.compression,
+            )
+            scheme = "wss" if context is not None else "ws"
+            self._speak("websocket", f"{scheme}://{bracketed(host)}:{port}{websocket.path}")
 
     async def _listen_management(self, faces: Faces) -> HttpServer:
         server = HttpServer(faces.management, base_headers=BASE_HEADERS, max_connections=200, explain=explain)

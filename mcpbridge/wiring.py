@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mcpbridge.bridge import Bridge, Way
-from mcpbridge.config.protocols import SECURE, protocol_of
+from mcpbridge.config.protocols import SECURE, protocol_of, rescheme
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.core.ports import Dial
 from mcpbridge.core.server import Server
@@ -44,6 +44,7 @@ class Reach:
         idle_timeout: float = 30.0,
         max_lifetime: float = 300.0,
         dial_timeout: float = 10.0,
+        websocket_timeout: float = 10.0,
         queue_time: float | None = None,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
@@ -54,6 +55,7 @@ class Reach:
         self._idle_timeout = idle_timeout
         self._max_lifetime = max_lifetime
         self._dial_timeout = dial_timeout
+        self._websocket_timeout = websocket_timeout
         self._queue_time = queue_time
         self._tls = tls
         self._context: ssl.SSLContext | None = None
@@ -81,6 +83,7 @@ class Reach:
         dial: Callable[[str, EndpointSpec], Dial] = {
             "stdio": self._child,
             "http": self._http,
+            "websocket": self._websocket,
         }[protocol]
         return Way(protocol, endpoint.target, dial(name, endpoint), is_child=bool(endpoint.command))
 
@@ -102,6 +105,21 @@ class Reach:
             endpoint.url,
             headers=lambda: _headers(resolve_endpoint(endpoint)),
             max_response=self._max_response,
+        )
+
+    def _websocket(self, name: str, endpoint: EndpointSpec) -> Dial:
+        from mcpbridge.transports.websocket.dial import dial  # 20 ms that a router without such servers does not spend
+
+        url = rescheme(endpoint.url, "wss", "ws")
+        return dial(
+            name,
+            self._bridge.spawn,
+            url,
+            headers=lambda: _headers(resolve_endpoint(endpoint)),
+            ssl=self._context_for(endpoint.url),
+            proxy=proxy_for(url, os.environ),
+            max_message=self._max_message,
+            timeout=self._websocket_timeout,
         )
 
     def _context_for(self, url: str) -> ssl.SSLContext | None:

@@ -1,0 +1,270 @@
+"""WebSocket at a real gateway: where it is served, who is let in, what a conversation does, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.frames import BINARY, KEY, TEXT, Frame, RawPeer, close, upgrade_request
+from tests.support.peers import free_port, running, wait_listening
+from tests.support.raw import INITIALIZED, initialize, modern_meta, request
+
+ALICE, BOB = (name * 7 + "0123456789abcdef" for name in ("alice-", "bobby-"))
+LIMIT = 65536
+SERVER = """
+import json, sys, threading, time
+def say(message):
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\\n")
+    sys.stdout.flush()
+waiting = {}
+def call(message):
+    arguments = message["params"].get("arguments", {})
+    if "wait" in arguments:
+        gone = waiting[message["id"]] = threading.Event()
+        gone.wait(arguments["wait"])
+        if gone.is_set():
+            with open(arguments["file"], "w") as file:
+                file.write("cancelled")
+            return
+    say({"id": message["id"], "result": {"content": [{"type": "text", "text": "*" * arguments.get("size", 1)}]}})
+for line in sys.stdin:
+    message = json.loads(line)
+    method = message.get("method")
+    if method == "notifications/cancelled":
+        waiting[message["params"]["requestId"]].set()
+    if "id" not in message or method is None:
+        continue
+    if method == "initialize":
+        info = {"name": "echo", "version": "1"}
+        version = message["params"]["protocolVersion"]
+        say({"id": message["id"], "result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info}})
+    elif method == "tools/call":
+        threading.Thread(target=call, args=(message,), daemon=True).start()
+    elif method == "tools/list":
+        say({"id": message["id"], "result": {"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]}})
+    elif method == "server/discover":
+        say({"id": message["id"], "error": {"code": -32601, "message": "Method not found"}})
+    else:
+        say({"id": message["id"], "result": {}})
+"""
+
+
+class Gateway:
+    def __init__(self, port: int, process: subprocess.Popen[str]) -> None:
+        self.port = port
+        self.process = process
+
+    @asynccontextmanager
+    async def peer(self) -> AsyncIterator[RawPeer]:
+        async with asyncio.timeout(20):
+            peer = RawPeer(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 25), is_client=True)
+            try:
+                yield peer
+            finally:
+                await peer.leave()
+
+    @asynccontextmanager
+    async def client(self, path: str = "/ws", token: str = ALICE, *fields: str) -> AsyncIterator[RawPeer]:
+        async with self.peer() as peer:
+            await peer.upgrade(path, [f"Authorization: Bearer {token}", *fields], f"127.0.0.1:{self.port}")
+            yield peer
+
+    async def refused(self, path: str, *fields: str, host: str = "", version: str = "13") -> tuple[int, dict[str, str]]:
+        async with self.peer() as peer:
+            peer.write(upgrade_request(path, host or f"127.0.0.1:{self.port}", fields, version=version))
+            return await peer.head()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    yield from started(tmp_path_factory.mktemp("websocket"))
+
+
+def started(folder: Path, **server: Any) -> Iterator[Gateway]:
+    (folder / "echo.py").write_text(SERVER)
+    port = free_port()
+    own = {"command": sys.executable, "args": [str(folder / "echo.py")]}
+    config = {
+        "server": {
+            "port": port,
+            "tls": {"enabled": False},
+            "security": {"max_message_size": LIMIT},
+            "protocols": {"stdio": {"enabled": False}, "tcp_binary": {"enabled": False}},
+            **server,
+        },
+        "metrics": {"endpoint": f"127.0.0.1:{free_port()}"},
+        "auth": {
+            "static_tokens": [
+                {"name": "alice", "token": ALICE, "scopes": ["mcp:read", "mcp:write"]},
+                {"name": "bob", "token": BOB, "scopes": ["mcp:read", "mcp:write"]},
+            ]
+        },
+        "servers": [{"name": "one", **own}, {"name": "two", **own}],
+    }
+    path = folder / "gateway.yaml"
+    path.write_text(json.dumps(config))
+    with running([sys.executable, "-m", "mcpbridge", "gateway", "--config", str(path)]) as process:
+        wait_listening(process, f"http://127.0.0.1:{port}/healthz")
+        yield Gateway(port, process)
+
+
+def say(peer: RawPeer, message: Any) -> None:
+    peer.send(Frame(TEXT, json.dumps(message).encode()))
+
+
+async def ask(peer: RawPeer, message: Any) -> Any:
+    """The answer to a request; notifications before it are skipped."""
+    say(peer, message)
+    while (answer := json.loads(await peer.message())).get("id") != message["id"]:
+        assert "method" in answer and "id" not in answer, answer
+    return answer
+
+
+async def open_session(peer: RawPeer) -> None:
+    assert "result" in await ask(peer, initialize())
+    say(peer, INITIALIZED)
+
+
+@pytest.mark.requirement("http.gateway.ws", "config.gateway.server.protocols.websocket.path")
+async def test_everything_is_served_at_ws_and_at_the_root_and_one_server_below_ws(gateway: Gateway):
+    for path, tools in (("/ws", ["one__echo", "two__echo"]), ("/", ["one__echo", "two__echo"]), ("/ws/two", ["echo"])):
+        async with gateway.client(path) as peer:
+            await open_session(peer)
+            listed = await ask(peer, request(2, "tools/list"))
+            assert [tool["name"] for tool in listed["result"]["tools"]] == tools, path
+
+
+async def test_the_subprotocol_mcp_is_answered_when_it_is_offered(gateway: Gateway):
+    host, token = f"127.0.0.1:{gateway.port}", f"Authorization: Bearer {ALICE}"
+    for offered, chosen in (("mcp", "mcp"), ("graphql-ws, mcp", "mcp"), ("graphql-ws", None)):
+        async with gateway.peer() as peer:
+            headers = await peer.upgrade("/ws", [token, f"Sec-WebSocket-Protocol: {offered}"], host)
+            assert headers.get("sec-websocket-protocol") == chosen
+            assert "sec-websocket-extensions" not in headers
+            assert len(headers["x-request-id"]) > 8
+
+
+async def test_a_modern_client_needs_no_session(gateway: Gateway):
+    async with gateway.client("/ws/one") as peer:
+        answer = await ask(peer, request("a", "tools/call", name="echo", arguments={}, _meta=modern_meta()))
+        assert answer["result"]["content"][0]["text"] == "*"
+
+
+@pytest.mark.requirement("http.common.origin")
+async def test_who_is_not_let_in_is_told_in_http(gateway: Gateway):
+    token = f"Authorization: Bearer {ALICE}"
+    status, headers = await gateway.refused("/ws")
+    assert status == 401 and headers["www-authenticate"].startswith("Bearer")
+    for expected, path, fields, options in (
+        (401, "/ws", ["Authorization: Bearer nobody"], {}),
+        (404, "/ws/nobody", [token], {}),
+        (404, "/wsx", [token], {}),
+        (403, "/ws", [token, "Origin: https://evil.example"], {}),
+        (403, "/", [token, "Origin: null"], {}),
+        (421, "/ws", [token], {"host": "evil.example"}),
+        (426, "/ws", [token], {"version": "8"}),
+        (400, "/ws", [token, "Sec-WebSocket-Key: again"], {}),
+    ):
+        status, headers = await gateway.refused(path, *fields, **options)
+        assert status == expected, (path, fields)
+        if status == 426:
+            assert headers["sec-websocket-version"] == "13"
+
+
+async def test_a_plain_request_to_the_endpoint_is_told_to_upgrade_and_one_without_a_key_is_refused(gateway: Gateway):
+    head = f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{gateway.port}\r\nAuthorization: Bearer {ALICE}\r\n"
+    for fields, expected in (("", 426), ("Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Version: 13\r\n", 400)):
+        async with gateway.peer() as peer:
+            peer.write((head + fields + "\r\n").encode())
+            status, headers = await peer.head()
+            assert status == expected
+            assert expected != 426 or headers["upgrade"] == "websocket"
+    async with gateway.peer() as peer:
+        peer.write((head + "\r\n").replace("GET", "POST").encode())
+        assert (await peer.head())[0] == 405
+
+
+@pytest.mark.requirement("limit.ws-message", "config.gateway.server.security.max_message_size")
+async def test_a_message_of_the_largest_size_passes_and_one_byte_more_closes_with_1009(gateway: Gateway):
+    call = json.dumps(request(1, "tools/call", name="echo", arguments={"pad": ""}, _meta=modern_meta())).encode()
+    for over, code in ((0, None), (1, 1009)):
+        async with gateway.client("/ws/one") as peer:
+            message = call.replace(b'"pad": ""', b'"pad": "' + b"x" * (LIMIT - len(call) + over) + b'"')
+            assert len(message) == LIMIT + over
+            peer.send(Frame(TEXT, message))
+            if code is None:
+                assert "result" in json.loads(await peer.message())
+            else:
+                assert (await peer.end())[1] == code
+
+
+async def test_binary_and_bad_text_close_with_their_codes(gateway: Gateway):
+    for frame, code in ((Frame(BINARY, b"{}"), 1003), (Frame(TEXT, b"\xff"), 1007)):
+        async with gateway.client() as peer:
+            peer.send(frame)
+            assert (await peer.end())[1] == code
+
+
+async def test_nonsense_in_a_message_is_answered_and_the_connection_goes_on(gateway: Gateway):
+    async with gateway.client("/ws/one") as peer:
+        peer.send(Frame(TEXT, b"not JSON"))
+        assert json.loads(await peer.message())["error"]["code"] == -32700
+        assert "result" in await ask(peer, request(1, "tools/list", _meta=modern_meta()))
+
+
+async def test_a_client_that_goes_cancels_its_call_at_once(gateway: Gateway, tmp_path: Path):
+    mark = tmp_path / "cancelled"
+    async with gateway.client("/ws/one") as peer:
+        await open_session(peer)
+        say(peer, request(2, "tools/call", name="echo", arguments={"wait": 30, "file": str(mark)}))
+        assert "result" in await ask(peer, request(3, "ping"))
+    async with asyncio.timeout(5):
+        while not mark.exists():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_large_answer_comes_whole(gateway: Gateway):
+    async with gateway.client("/ws/one") as peer:
+        call = request(1, "tools/call", name="echo", arguments={"size": 50_000}, _meta=modern_meta())
+        assert len((await ask(peer, call))["result"]["content"][0]["text"]) == 50_000
+
+
+async def test_draining_answers_what_is_in_flight_and_says_1001(tmp_path: Path):
+    for gateway in started(tmp_path):
+        async with gateway.client() as idle, gateway.client("/ws/one") as busy:
+            await open_session(busy)
+            say(busy, request(2, "tools/call", name="echo", arguments={"wait": 0.5, "file": str(tmp_path / "x")}))
+            assert "result" in await ask(busy, request(3, "ping"))
+            gateway.process.send_signal(signal.SIGTERM)
+            assert await idle.frame() == close(1001)
+            idle.send(close(1001))
+            assert json.loads(await busy.message())["id"] == 2
+            assert await busy.frame() == close(1001)
+            busy.send(close(1001))
+            assert await idle.end() == await busy.end() == ([], None)
+            assert await asyncio.to_thread(gateway.process.wait, 10) == 0
+
+
+async def test_switched_off_it_is_not_there(tmp_path: Path):
+    for gateway in started(tmp_path, protocols={"websocket": {"enabled": False}, "stdio": {"enabled": False}}):
+        assert (await gateway.refused("/ws", f"Authorization: Bearer {ALICE}"))[0] == 404
+
+
+async def test_with_compression_switched_on_a_client_that_offers_it_gets_it(tmp_path: Path):
+    protocols = {"websocket": {"compression": True, "path": "/socket"}, "stdio": {"enabled": False}}
+    for gateway in started(tmp_path, protocols=protocols):
+        async with gateway.peer() as peer:
+            fields = [f"Authorization: Bearer {ALICE}", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"]
+            headers = await peer.upgrade("/socket/one", fields, f"127.0.0.1:{gateway.port}")
+            offer = headers["sec-websocket-extensions"]
+            assert {"server_no_context_takeover", "client_no_context_takeover"} < {part.strip() for part in offer.split(";")}
+            assert KEY
