@@ -1,6 +1,7 @@
 """The gateway's faces: which path and which listener leads where, and the life of every listener as one.
 
-    server.port        /mcp  /mcp/{server}  /ws  /ws/{server}  an upgrade at /  POST /api/v1/execute  and every view
+    server.port        /mcp  /mcp/{server}  /ws  /ws/{server}  an upgrade at /  /events  /events/{server}
+                       POST /api/v1/execute  and every view
     metrics.endpoint   /metrics, /health*, GET /api/v1/*
 
 Source: contract sections 2 (paths) and 3.1 (``server.*``); architecture section 8 (one life cycle).
@@ -23,6 +24,7 @@ from mcpbridge.policies.hosts import LOOPBACK, HostRules, host_rules, refusal
 from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.http.outcome import refusal_of
 from mcpbridge.transports.http1.server import HttpRequest, Responder
+from mcpbridge.transports.sse.listen import SseFrontend
 from mcpbridge.transports.websocket.listen import WebSocketFrontend
 
 API = "/api/v1"
@@ -109,6 +111,8 @@ class Faces:
         self._serves_http = config.server.serves("http")
         self._websocket_path = config.server.protocols.websocket.path
         self.websocket: WebSocketFrontend | None = None  # like every frontend of the reception it comes after us
+        self._sse_paths = (config.server.protocols.sse.path, "/sse")
+        self.sse: SseFrontend | None = None
         self._local = host_rules(LOOPBACK, config.server.allowed_origins)
         prefix = config.routing.prefix
         servers = tuple(bridge.servers.values())
@@ -133,6 +137,11 @@ class Faces:
         elif self._serves_http and path.startswith("/mcp/"):
             if await self._knows(path[5:], request, responder):
                 await self._mcp.handle(request, responder, self._servers[path[5:]])
+        elif self.sse is not None and path.startswith(self._sse_paths) and (place := self._below_sse(path)) is not None:
+            if place == "messages" and request.method == "POST":
+                await self.sse.handle_post(request, responder)
+            elif not place or await self._knows(place, request, responder):
+                await self.sse.handle_stream(request, responder, place or None)
         elif self.websocket is not None and (path.startswith(self._websocket_path) or request.upgrades_to("websocket")):
             await self._enter(self.websocket, request, responder)
         elif path == f"{API}/execute":
@@ -160,6 +169,15 @@ class Faces:
             await self._app.handle(request, responder, metrics=False)
         elif await self._knows(name := path[len(base) + 1 :], request, responder):
             await websocket.handle(request, responder, name)
+
+    def _below_sse(self, path: str) -> str | None:
+        """What follows a path of HTTP+SSE: "" for the stream of everything; None for another path."""
+        for base in self._sse_paths:
+            if path == base:
+                return ""
+            if path.startswith(f"{base}/"):
+                return path[len(base) + 1 :]
+        return None
 
     async def _knows(self, name: str, request: HttpRequest, responder: Responder) -> bool:
         """Whether a server has this name; answers 404 when none has."""

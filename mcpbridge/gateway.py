@@ -45,6 +45,8 @@ from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.transports.doors import ConnectionLimits
 from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.http1.server import HttpServer
+from mcpbridge.transports.sse.dial import Comeback
+from mcpbridge.transports.sse.listen import SseFrontend
 from mcpbridge.transports.stdio.launch import withhold
 from mcpbridge.transports.websocket.listen import WebSocketFrontend
 from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, raise_fd_limit, run
@@ -187,6 +189,7 @@ class Gateway:
             max_lifetime=pool.max_lifetime,
             dial_timeout=min(pool.dial_timeout, config.backends.http.timeout),
             websocket_timeout=min(pool.dial_timeout, config.backends.websocket.timeout),
+            sse=Comeback(config.backends.sse.reconnect_interval, config.backends.sse.max_retries),
         )
         prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(config.servers) != 1)
         for spec in config.servers:
@@ -239,6 +242,10 @@ class Gateway:
         scheme = "https" if context is not None else "http"
         if config.serves("http"):
             self._speak("http", f"{scheme}://{bracketed(host)}:{port}", lambda: server.connections, lambda: server.active)
+        if config.serves("sse"):
+            sse, reception = config.protocols.sse, self._reception
+            faces.sse = SseFrontend(reception.serve, reception.admit, path=sse.path, keep_alive=sse.keepalive_interval)
+            self._speak("sse", f"{scheme}://{bracketed(host)}:{port}{sse.path}")
         if config.serves("websocket"):
             websocket, reception = config.protocols.websocket, self._reception
             faces.websocket = WebSocketFrontend(

@@ -25,6 +25,8 @@ from mcpbridge.proxies import proxy_for
 from mcpbridge.secrets import resolve_endpoint
 from mcpbridge.transports.http.dial import dial as dial_http
 from mcpbridge.transports.http1.pool import HttpPool
+from mcpbridge.transports.sse.dial import COMEBACK, Comeback
+from mcpbridge.transports.sse.dial import dial as dial_sse
 from mcpbridge.transports.stdio import guard
 from mcpbridge.transports.stdio.dial import dial as dial_stdio
 
@@ -46,6 +48,7 @@ class Reach:
         dial_timeout: float = 10.0,
         websocket_timeout: float = 10.0,
         queue_time: float | None = None,
+        sse: Comeback = COMEBACK,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
         self._bridge = bridge
@@ -57,6 +60,7 @@ class Reach:
         self._dial_timeout = dial_timeout
         self._websocket_timeout = websocket_timeout
         self._queue_time = queue_time
+        self._sse = sse
         self._tls = tls
         self._context: ssl.SSLContext | None = None
         self.pools: dict[str, HttpPool] = {}
@@ -84,6 +88,7 @@ class Reach:
             "stdio": self._child,
             "http": self._http,
             "websocket": self._websocket,
+            "sse": self._stream,
         }[protocol]
         return Way(protocol, endpoint.target, dial(name, endpoint), is_child=bool(endpoint.command))
 
@@ -120,6 +125,18 @@ class Reach:
             proxy=proxy_for(url, os.environ),
             max_message=self._max_message,
             timeout=self._websocket_timeout,
+        )
+
+    def _stream(self, name: str, endpoint: EndpointSpec) -> Dial:
+        url = rescheme(endpoint.url, "https", "http")
+        return dial_sse(
+            name,
+            self._bridge.spawn,
+            self._pool(url),
+            url,
+            headers=lambda: _headers(resolve_endpoint(endpoint)),
+            max_response=self._max_response,
+            comeback=self._sse,
         )
 
     def _context_for(self, url: str) -> ssl.SSLContext | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from mcpbridge.config.kinds import BOOL, TEXTS, choice, duration, size
+from mcpbridge.config.kinds import BOOL, DURATION, TEXTS, choice, duration, integer, size
 from mcpbridge.config.rows import Row, Section
 
 
@@ -42,6 +42,8 @@ class SseBackends(Section, frozen=True, kw_only=True):
     """Servers behind HTTP+SSE."""
 
     enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_SSE_BACKENDS",))] = True
+    reconnect_interval: Annotated[float, Row(DURATION, "longest wait before a lost stream is opened again, at random")] = 5.0
+    max_retries: Annotated[int, Row(integer(0, 1000), "attempts to open it again before the server is down")] = 3
 
 
 class TcpBackends(Section, frozen=True, kw_only=True):

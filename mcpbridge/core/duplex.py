@@ -53,8 +53,11 @@ The connection's ``on_close(None)`` is a half-close: what the client asked is st
 the client is gone; its calls are then cancelled. ``close`` of such a connection lets out, bounded in time, what was sent.
 """
 
-Admit = Callable[[Arrival], Awaitable[None]]
-"""May this client come in, before its first message? Raises BridgeError; ``fault.status`` is the HTTP status."""
+Admit = Callable[[Arrival], Awaitable[Principal | None]]
+"""May this client come in, before its first message? Who it is; None where nobody signs in.
+
+Raises BridgeError; ``fault.status`` is the HTTP status.
+"""
 
 
 class DuplexClient:

@@ -169,6 +169,12 @@ class Peer:
         for task in list(self._tasks.values()):
             task.cancel(reason)
 
+    def refused(self, id: RequestId, error: BridgeError) -> None:
+        """The transport could not deliver our request ``id``: its call fails with ``error``, the others go on."""
+        call = self._calls.get(id) if isinstance(id, int) else None
+        if call is not None and not call.answer.done():
+            call.answer.set_exception(error)
+
     # In: everything the other side says
 
     def _on_message(self, raw: bytes) -> None:

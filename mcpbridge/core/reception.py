@@ -14,7 +14,7 @@ from time import monotonic
 
 from mcpbridge.core.client_session import ClientSessions
 from mcpbridge.core.duplex import Arrival, DuplexClient
-from mcpbridge.core.exchange import Caller, Deadline, Exchange, Handler, NoReply, SessionOp, View
+from mcpbridge.core.exchange import Caller, Deadline, Exchange, Handler, NoReply, Principal, SessionOp, View
 from mcpbridge.core.ports import Connection
 from mcpbridge.core.server import Server
 from mcpbridge.core.tasks import Spawn
@@ -58,13 +58,14 @@ class Reception:
         """Those among them with a request that is being answered."""
         return sum(not client.peer.idle.is_set() for client in self._present.get(protocol, ()))
 
-    async def admit(self, arrival: Arrival) -> None:
-        """Pass an arrival through the front ring: sign-in, limits and log are those of every message."""
+    async def admit(self, arrival: Arrival) -> Principal | None:
+        """Pass an arrival through the front ring: sign-in, limits and log are those of every message. Who it is."""
         caller = Caller(arrival.protocol, "modern", arrival.address, arrival.headers)
         deadline = Deadline(self._deadline, monotonic())
         await self._front(
             Exchange(SessionOp("CONNECT"), View("CONNECT"), caller, _NOBODY, deadline, self._target_of(arrival.server))
         )
+        return caller.principal
 
     async def serve(self, connection: Connection, arrival: Arrival) -> None:
         """Talk with one client to its end."""

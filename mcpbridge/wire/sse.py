@@ -12,7 +12,10 @@ Source: WHATWG HTML section 9.2; MCP 2025-11-25 basic/transports; architecture s
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from mcpbridge.errors import BridgeError
 
@@ -20,6 +23,8 @@ MAX_EVENT = 10 * 1024 * 1024
 """Bytes of one event, field names included: the largest message of any transport."""
 
 _BOM = b"\xef\xbb\xbf"
+_TARGET: Final = re.compile(r"[\x21-\x7e]{1,8192}").fullmatch
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 class SseEvent(NamedTuple):
@@ -149,3 +154,37 @@ def _field(value: str) -> bytes:
     if "\n" in value or "\r" in value or "\0" in value:
         raise ValueError("line end or NUL in a field of an event")
     return value.encode()
+
+
+def read_endpoint(events: Iterable[SseEvent], url: str) -> str | None:
+    """Path and query that messages are posted to, from the first events of an HTTP+SSE stream; None while it is not there.
+
+    ``url``: where the stream is. Only this proves the transport of 2024-11-05: its server says `endpoint` before any message,
+    with a URI relative to the stream's or absolute, and of the same origin (anything else would send tokens elsewhere).
+    Raises BridgeError("protocol_mismatch") when a message comes first, "bad_answer" for a URI that cannot be used.
+    Source: MCP 2024-11-05 basic/transports, HTTP with SSE.
+    """
+    for event in events:
+        if event.event == "endpoint":
+            return _target(event.data, url)
+        if event.event == "message" and event.data:
+            raise BridgeError("protocol_mismatch", "a message before the endpoint event", sent=False, expected="sse")
+    return None
+
+
+def _target(data: bytes, url: str) -> str:
+    try:
+        said = data.decode("ascii").strip(" \t\n")
+        if not _TARGET(said) or "\\" in said:
+            raise ValueError
+        target = urlsplit(urljoin(url, said))
+        is_ours = _origin(target) == _origin(urlsplit(url)) and target.username is None
+    except ValueError:
+        raise BridgeError("bad_answer", "the endpoint event is no URI", sent=False) from None
+    if not is_ours:
+        raise BridgeError("bad_answer", "the endpoint event names another origin than the stream's", sent=False)
+    return (target.path or "/") + (f"?{target.query}" if target.query else "")
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)

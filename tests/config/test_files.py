@@ -44,17 +44,18 @@ def test_the_map_of_desktop_clients_is_accepted_verbatim(
         "My-Docs": EndpointSpec(url="https://a.example/mcp", headers={"X-Key": "k"}, protocol="http"),
         "wind": EndpointSpec(url="https://b.example/mcp"),
         "gem": EndpointSpec(url="https://c.example/mcp"),
+        "old": EndpointSpec(url="https://d.example/sse", protocol="sse"),
         "emoji": EndpointSpec(command="x", args=("\U0001f600",)),
     }
     said = "\n".join(str(warning) for warning in loaded.warnings)
     assert "mcpServers.self: this is mcpbridge itself; skipped" in said
-    assert "mcpServers.old: type sse" in said and "shown as My-Docs" in said and "strange is not used" in said
+    assert "shown as My-Docs" in said and "strange is not used" in said
 
 
 def test_a_file_of_a_client_keeps_its_other_keys_to_itself_and_leaves_the_embedded_defaults(write: Write) -> None:
     loaded = gateway(write(json.dumps({**CLIENT, "globalShortcut": "x", "preferences": {}}), "settings.json"))
     assert (loaded.config.auth.type, loaded.config.server.tls.enabled) == ("none", False)
-    assert len(loaded.config.servers) == 5
+    assert len(loaded.config.servers) == 6
     path = write(json.dumps({**CLIENT, "globalShortcut": "x", "server": {"port": 1}}), "ours.json")
     assert "globalShortcut: unknown key" in faults(path)[0]
 
