@@ -3,6 +3,7 @@
     bytes -> FrameReader -> frames -> taken(frame) by the end that is ours -> on_message
     send -> frame -> transport
 
+``on_close`` comes when the conversation is over, and before that with None when a client shut down its sending side only.
 Reading stands still while anybody holds it: the consumer, a sign-in, a client that does not read its answers.
 
 Source: architecture section 8; wire.mcpb; reliability section 3 rows 16, 17 and 36.
@@ -75,7 +76,7 @@ class FrameConnection(asyncio.Protocol):
 
     async def drain(self) -> None:
         transport = self._transport
-        if transport is None or transport.is_closing() or transport.get_write_buffer_size() <= HIGH_WATER:
+        if self._is_over or transport is None or transport.is_closing() or transport.get_write_buffer_size() <= HIGH_WATER:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._drainers = [*(self._drainers or ()), waiter]
@@ -158,8 +159,6 @@ class FrameConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
-        if self._holds:
-            self._transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:
         if not self._is_over:
