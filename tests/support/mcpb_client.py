@@ -19,7 +19,9 @@ OFFER = {"min_version": 1, "max_version": 1, "preferred_version": 1, "supported_
 __all__ = ["MODERN", "McpbClient", "client", "frame"]
 
 
-def frame(kind: int, payload: bytes | Json = b"", *, magic: bytes = b"MCPB", version: int = 1, length: int | None = None) -> bytes:
+def frame(
+    kind: int, payload: bytes | Json = b"", *, magic: bytes = b"MCPB", version: int = 1, length: int | None = None
+) -> bytes:
     """The bytes of one frame, with any lie in its header."""
     data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     return HEADER.pack(magic, version, kind, len(data) if length is None else length) + data
@@ -61,10 +63,11 @@ class McpbClient:
         return said
 
     async def end(self) -> None:
-        """Wait until the other side ends the connection."""
-        async with asyncio.timeout(10):
-            with contextlib.suppress(ConnectionError):
-                assert await self.reader.read() == b""
+        """Wait until the other side ends the connection, saying nothing but health frames."""
+        with contextlib.suppress(EOFError):
+            while (found := await self.frame())[0] == HEALTH:
+                pass
+            raise AssertionError(found)
 
     async def negotiate(self, token: str | None = None) -> None:
         self.write(frame(NEGOTIATE, OFFER))
@@ -141,7 +144,12 @@ class McpbClient:
 
 @contextlib.asynccontextmanager
 async def client(
-    port: int, *, host: str = "127.0.0.1", context: ssl.SSLContext | None = None, negotiated: bool = True, token: str | None = None
+    port: int,
+    *,
+    host: str = "127.0.0.1",
+    context: ssl.SSLContext | None = None,
+    negotiated: bool = True,
+    token: str | None = None,
 ) -> AsyncIterator[McpbClient]:
     """A connection for the time of the block, negotiated and signed in."""
     async with asyncio.timeout(10):
