@@ -74,6 +74,9 @@ FAULTS: dict[str, Fault] = {
 }
 
 
+_NAME_PROTOCOL = frozenset(("connection_refused", "stream_closed", "protocol_mismatch"))  # their texts begin with it
+
+
 class BridgeError(Exception):
     """One failed exchange, by the name of its row in ``FAULTS``.
 
@@ -100,7 +103,8 @@ def to_wire(error: BridgeError, request_id: str | None = None) -> dict[str, Any]
     data = {"reason": error.reason, "retryable": error.fault.retryable, **error.data}
     if request_id:
         data["request_id"] = request_id
-    return {"code": error.fault.code, "message": str(error), "data": data}
+    protocol = error.data.get("protocol") if error.reason in _NAME_PROTOCOL else None
+    return {"code": error.fault.code, "message": f"{protocol}: {error}" if protocol else str(error), "data": data}
 
 
 _ANSWER_STATUS = {fault.code: fault.status for fault in reversed(FAULTS.values()) if fault.code < 0}

@@ -144,7 +144,8 @@ class FrameReader:
 
 def mismatch(expected: str, got: str) -> BridgeError:
     """The other side does not speak as it should."""
-    return BridgeError("protocol_mismatch", f"expected {expected}, got {got}", sent=False, expected=expected, got=got)
+    said = f"expected {expected}, got {got}"
+    return BridgeError("protocol_mismatch", said, sent=False, protocol="tcp_binary", expected=expected, got=got)
 
 
 def _wrong_magic(got: bytes) -> BridgeError:
@@ -230,7 +231,7 @@ def refused(payload: bytes) -> BridgeError:
     if isinstance(reason, str) and reason in FAULTS:
         text = FAULTS[reason].text
         named = {name: said.data[name] for name in ("expected", "got") if isinstance(said.data.get(name), str)}
-        return BridgeError(reason, detail.removeprefix(text).removeprefix(": "), **named)
+        return BridgeError(reason, detail.removeprefix("tcp_binary: ").removeprefix(text).removeprefix(": "), **named)
     return BridgeError("protocol_mismatch", f"the other side says: {detail}")
 
 

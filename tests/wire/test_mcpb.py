@@ -43,7 +43,7 @@ def test_golden_frames_are_written_and_read_as_ever(row):
 def test_golden_faults_are_told_in_the_same_words(row):
     error = refusal(bytes.fromhex(row["bytes"]))
     assert (error.reason, error.fault.code) == ("protocol_mismatch", 1007)
-    assert error.data == {"expected": row["expected"], "got": row["got"]}
+    assert error.data == {"protocol": "tcp_binary", "expected": row["expected"], "got": row["got"]}
 
 
 def test_what_both_sides_begin_with_is_frozen():
@@ -108,7 +108,7 @@ def test_an_overlong_message_is_known_by_its_beginning_and_the_next_frame_is_rea
 
 def test_a_type_that_may_not_come_now_is_named():
     error = refusal(mcpb.encode(mcpb.REQUEST, b"{}"), kinds=frozenset((mcpb.HEALTH, mcpb.NEGOTIATE)))
-    assert error.data == {"expected": "type 4 health or 6 negotiate", "got": "type 1 request"}
+    assert error.data == {"protocol": "tcp_binary", "expected": "type 4 health or 6 negotiate", "got": "type 1 request"}
 
 
 def test_frames_before_a_fault_come_out_first():
@@ -151,7 +151,7 @@ def test_an_offer_with_our_version_in_it_is_agreed_to(offer):
 def test_no_version_in_common_is_a_mismatch(payload):
     with pytest.raises(BridgeError) as caught:
         mcpb.agree(payload)
-    assert caught.value.reason == "protocol_mismatch" and caught.value.data.keys() == {"expected", "got"}
+    assert caught.value.reason == "protocol_mismatch" and caught.value.data.keys() == {"protocol", "expected", "got"}
 
 
 @pytest.mark.parametrize("payload", [b"", b"{}", b'{"agreed_version":2}', b'{"agreed_version":"1"}', b"1"])
