@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -30,6 +31,7 @@ from mcpbridge.wire.message import Message, Notification, Request, Response, res
 from mcpbridge.wire.spec import SUBSCRIPTION_ID, check_batch, classify
 
 _NO_REPLY = NoReply()
+LAST_ANSWERS = 1.0  # seconds for calls that are cut off to say so
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,12 @@ class DuplexClient:
                     await self.peer.idle.wait()
                     await self.peer.drain()
             except TimeoutError:
-                self.peer.cancel_served("the client is gone and the time to answer is over")
+                late = BridgeError("timeout", f"not answered within {drain:g} s of the end of the input")
+                self.peer.cancel_served("the client is gone and the time to answer is over", late)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LAST_ANSWERS):
+                        await self.peer.idle.wait()
+                        await self.peer.drain()
         return self._broken
 
     # What the client says (Inbox of the Peer)
@@ -159,11 +166,12 @@ class DuplexClient:
 
     async def _in_turn(self, request: Request) -> Response:
         era = classify(request, None)
+        read = monotonic()
         if era == "legacy" and self._initializing is not None and request.method != "initialize":
             await asyncio.wait([self._initializing])
         if self._waiting >= self._limit:
             raise BridgeError("queue_full", f"{2 * self._limit} requests are in flight already", sent=False)
-        x = self._exchange(request, era, _DuplexReply(self.peer, era))
+        x = self._exchange(request, era, _DuplexReply(self.peer, era), read)
         if request.method == "subscriptions/listen":
             return await self._listen(x)  # lasts as long as its client: it must not hold a slot
         queued = self._slots.locked()
@@ -237,13 +245,14 @@ class DuplexClient:
             await asyncio.wait([self._initializing])
         era: Era = "legacy" if self._session is not None else "modern"
         try:
-            await self._front(self._exchange(notification, era, _NO_REPLY))
+            await self._front(self._exchange(notification, era, _NO_REPLY, monotonic()))
         except BridgeError as error:
             self._look_for_end(error)  # nobody waits for an answer; the front ring has logged it
 
-    def _exchange(self, message: Request | Notification, era: Era, reply: Reply) -> Exchange:
+    def _exchange(self, message: Request | Notification, era: Era, reply: Reply, read: float) -> Exchange:
+        """``read``: when it came, from which its deadline counts."""
         caller = Caller(self._protocol, era, self._address, self._headers, self._principal, connection=self)
-        deadline = Deadline(self._deadline, monotonic())
+        deadline = Deadline(self._deadline, read)
         session = self._session if era == "legacy" else None
         return Exchange(message, view_of(message, era), caller, reply, deadline, self._target, session)
 

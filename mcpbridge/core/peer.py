@@ -30,6 +30,7 @@ from mcpbridge.wire.message import Message, Notification, Request, RequestId, Re
 from mcpbridge.wire.spec import LOG_LEVEL, SUBSCRIPTION_ID
 
 _log = log("protocol")
+LAST_WORDS = 0.5  # seconds from the first sign of an end until it is known how it ended
 _NO_REPLY = NoReply()
 MAX_SERVED = 10_000  # requests of the other side that are served at once; a flood of them is refused
 
@@ -111,6 +112,7 @@ class Peer:
         self._closed: BaseException | None = None
         self._is_closed = False
         self._is_deaf = False  # the other side says no more; a client that closed its stdin may still read answers
+        self._last_answer: BridgeError | None = None  # to everything that is cut off from now on
         self.noise = ""
         self.idle = asyncio.Event()  # set while no request of the other side is being served
         self.idle.set()
@@ -128,7 +130,13 @@ class Peer:
         call = Call(request, reply, asyncio.get_running_loop().create_future())
         self._calls[upstream_id] = call
         try:
-            self._send(outgoing(request, upstream_id).encode())
+            try:
+                self._send(outgoing(request, upstream_id).encode())
+            except BridgeError:
+                await asyncio.wait([call.answer], timeout=LAST_WORDS)
+                if self._closed is None:
+                    raise
+                raise self._ended(sent=False) from None  # it was ending: how it ended says more
             response = await call.answer
             return answered(response, request)
         except asyncio.CancelledError as cancelled:
@@ -164,8 +172,9 @@ class Peer:
     def in_flight(self) -> int:
         return len(self._calls)
 
-    def cancel_served(self, reason: str) -> None:
-        """Cancel every request of the other side that is being served."""
+    def cancel_served(self, reason: str, answer: BridgeError | None = None) -> None:
+        """Cancel every request of the other side that is being served; with an ``answer`` if it can still hear one."""
+        self._last_answer = answer
         for task in list(self._tasks.values()):
             task.cancel(reason)
 
@@ -298,7 +307,9 @@ class Peer:
                 self._send(encoded)
                 await self._connection.drain()
         except asyncio.CancelledError:
-            pass  # cancelled by the other side: nothing more may be said about this request (MCP cancellation)
+            # Cancelled by the other side: nothing more may be said about this request (MCP cancellation).
+            if self._last_answer is not None:
+                self._say(m.error(request.id, to_wire(self._last_answer)).encode(), slot)
         except BridgeError as error:
             self._say(m.error(request.id, to_wire(error)).encode(), slot)
         except ConnectionError:

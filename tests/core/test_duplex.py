@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ class World:
     def __init__(self, limit: int = 100) -> None:
         self.pipe = Pipe()
         self.seen: list[str] = []
+        self.newest: Exchange | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.gates: dict[str, asyncio.Event] = {}
         self.client = DuplexClient(self.pipe, self.front, (), self.spawn, protocol="stdio", deadline=WAIT, limit=limit)
@@ -41,6 +43,7 @@ class World:
 
     async def front(self, x: Exchange) -> m.Response | None:
         self.seen.append(x.view.method)
+        self.newest = x
         if x.view.method in self.gates:
             await self.gates[x.view.method].wait()
         if not isinstance(x.message, m.Request):
@@ -122,13 +125,29 @@ async def test_the_end_of_input_ends_listens_with_their_result_and_answers_what_
     assert await asyncio.wait_for(finished, WAIT) is None
 
 
-async def test_what_is_not_answered_in_time_after_the_end_of_input_is_given_up(world: World) -> None:
+@pytest.mark.requirement("cli.stdin-eof")
+async def test_what_is_not_answered_in_time_after_the_end_of_input_is_told_so(world: World) -> None:
     world.gate("tools/call")
     world.modern(1, "tools/call")
     world.pipe.end(None)
     assert await asyncio.wait_for(world.client.finished(0.01), WAIT) is None
+    answer = await receive(world.pipe)
+    assert (answer["id"], answer["error"]["data"]["reason"]) == (1, "timeout")
     await until(lambda: not world.tasks)
     assert world.pipe.received.empty()
+
+
+@pytest.mark.requirement("cli.stdin-eof")
+async def test_the_deadline_of_a_call_counts_from_its_reading_not_from_the_end_of_initialize(world: World) -> None:
+    gate = world.gate("initialize")
+    world.says(id=0, method="initialize", params={"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {}})
+    world.says(id=1, method="tools/list")
+    await until(lambda: len(world.seen) == 1 and len(world.client.peer._tasks) == 2)
+    long_read = monotonic()
+    gate.set()
+    await until(lambda: len(world.seen) == 2)
+    assert world.newest is not None and world.newest.view.method == "tools/list"
+    assert world.newest.deadline.remaining(long_read) < WAIT
 
 
 async def test_a_broken_pipe_is_told_as_the_cause(world: World) -> None:

@@ -126,6 +126,33 @@ async def test_the_servers_end_fails_every_call_with_its_cause_and_is_told_once(
     assert not later.value.sent
 
 
+async def test_a_call_that_cannot_be_sent_any_more_fails_with_the_cause_of_the_end(server: Side) -> None:
+    def refuse(data: bytes) -> None:
+        raise ConnectionError("no longer listens")
+
+    server.pipe.send = refuse  # type: ignore[method-assign]
+    call = asyncio.ensure_future(server.peer.call(m.request(1, "tools/call")))
+    await asyncio.sleep(0)
+    server.pipe.end(BridgeError("server_exited", "exit status 3", exit_status=3))
+    with pytest.raises(BridgeError) as caught:
+        await call
+    assert (caught.value.reason, caught.value.data["exit_status"], caught.value.sent) == ("server_exited", 3, False)
+
+
+async def test_a_call_that_cannot_be_sent_does_not_wait_for_an_end_that_never_comes(
+    server: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LAST_WORDS", 0.0)
+
+    def refuse(data: bytes) -> None:
+        raise ConnectionError("does not read")
+
+    server.pipe.send = refuse  # type: ignore[method-assign]
+    with pytest.raises(BridgeError, match="does not read") as caught:
+        await server.peer.call(m.request(1, "tools/call"))
+    assert not caught.value.sent
+
+
 async def test_progress_and_only_progress_of_the_own_call_reaches_the_caller_with_his_token(server: Side) -> None:
     first, second = Reply(), Reply()
     request = m.request(1, "tools/call", {"_meta": {"progressToken": "mine"}})

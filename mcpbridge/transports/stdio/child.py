@@ -157,9 +157,9 @@ class Child:
 
     def send(self, data: bytes) -> None:
         if self._stdin is None or self._is_over or self._stdin.is_closing():
-            raise ConnectionError(f"{self.name} no longer listens")
+            raise ConnectionError(f"server {self.name!r} no longer listens")
         if self._stdin.get_write_buffer_size() + self._outgoing_size > MAX_BUFFER:
-            raise ConnectionError(f"{self.name} does not read its stdin")
+            raise ConnectionError(f"server {self.name!r} does not read its stdin")
         if b"\n" in data or b"\r" in data:  # JSON knows them as white space only; a line must not hold them
             data = data.replace(b"\r", b" ").replace(b"\n", b" ")
         if not self._outgoing:
@@ -290,7 +290,7 @@ class Child:
             data["exit_status"] = code
             how = f"exit status {code}"
         last = self.stderr.last()
-        return BridgeError("server_exited", f"{self.name}: {how}" + (f"; stderr: {last}" if last else ""), **data)
+        return BridgeError("server_exited", f"server {self.name!r}: {how}" + (f"; stderr: {last}" if last else ""), **data)
 
     def _finish(self, cause: BaseException | None) -> None:
         """The conversation is over: say so once, then see the whole family out, whoever of it is left."""

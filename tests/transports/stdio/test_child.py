@@ -95,11 +95,11 @@ async def test_a_last_line_without_newline_is_delivered(bridge):
 @pytest.mark.parametrize(
     ("script", "data", "words"),
     [
-        ("echo no key >&2; exit 3", {"exit_status": 3}, "weather: exit status 3; stderr: no key"),
-        ("exit 0", {"exit_status": 0}, "weather: exit status 0"),
-        ("kill -9 $$", {"signal": "SIGKILL"}, "weather: ended by SIGKILL"),
-        ("kill -SEGV $$", {"signal": "SIGSEGV"}, "weather: ended by SIGSEGV"),
-        ("exec 1>&- ; sleep 60", {}, "weather: closed its stdout"),
+        ("echo no key >&2; exit 3", {"exit_status": 3}, "server 'weather': exit status 3; stderr: no key"),
+        ("exit 0", {"exit_status": 0}, "server 'weather': exit status 0"),
+        ("kill -9 $$", {"signal": "SIGKILL"}, "server 'weather': ended by SIGKILL"),
+        ("kill -SEGV $$", {"signal": "SIGSEGV"}, "server 'weather': ended by SIGSEGV"),
+        ("exec 1>&- ; sleep 60", {}, "server 'weather': closed its stdout"),
     ],
 )
 async def test_the_end_names_the_server_the_status_and_its_last_words(bridge, script, data, words):
