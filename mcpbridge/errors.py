@@ -68,7 +68,7 @@ FAULTS: dict[str, Fault] = {
     "backend_error": Fault(1020, 502, 502, True, "backend", "backend error"),
     "unsupported_across_eras": Fault(1021, 502, 502, False, "bridge", "not possible between these protocol versions"),
     "too_many_sessions": Fault(1022, 429, 429, True, "client", "too many sessions"),
-    "backend_refused": Fault(1027, 502, 502, False, "backend", "backend refused our credentials"),
+    "backend_refused": Fault(1028, 502, 502, False, "backend", "backend refused our credentials"),
     "secret_unavailable": Fault(1024, 502, 502, False, "bridge", "secret not available"),
     "too_many_parked": Fault(1025, 429, 429, True, "client", "too many calls wait for answers"),
 }

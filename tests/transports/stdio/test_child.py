@@ -53,7 +53,7 @@ async def test_a_child_that_never_reads_is_refused_more_than_the_buffer_holds(br
     message = b"x" * 1_000_000
     for _ in range(MAX_BUFFER // len(message) + 1):
         talk.child.send(message)
-    with pytest.raises(ConnectionError, match="weather does not read"):
+    with pytest.raises(ConnectionError, match="server 'weather' does not read"):
         talk.child.send(b"{}")
     talk.child.abandon()
 
