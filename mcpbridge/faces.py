@@ -61,6 +61,7 @@ class Frontends:
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
         self._fronts: dict[str, Front] = {}
+        self._missed: set[str] = set()
 
     def add(self, listener: Listener) -> None:
         """Take over the life of a listener that has started."""
@@ -69,6 +70,10 @@ class Frontends:
     def speak(self, protocol: str, front: Front) -> None:
         """A protocol is served from now on."""
         self._fronts[protocol] = front
+
+    def miss(self, protocol: str) -> None:
+        """A protocol is switched on and cannot be served."""
+        self._missed.add(protocol)
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -80,7 +85,8 @@ class Frontends:
 
     def told(self, *, listening: bool) -> dict[str, Frontend]:
         """What the Snapshot says of them."""
-        return {name: Frontend(listening, front.address, front.connections()) for name, front in self._fronts.items()}
+        told = {name: Frontend(listening, front.address, front.connections()) for name, front in self._fronts.items()}
+        return told | {name: Frontend(False) for name in self._missed}
 
     def stop_accepting(self) -> None:
         for listener in self._listeners:

@@ -21,11 +21,12 @@ from mcpbridge.bridge import Bridge, refusing_while
 from mcpbridge.config.gateway import GatewayConfig
 from mcpbridge.config.kinds import split_host_port
 from mcpbridge.config.load import Loaded
-from mcpbridge.config.problems import EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, ConfigError, Problem
+from mcpbridge.config.problems import EX_CANTCREAT, EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, ConfigError, Problem
 from mcpbridge.config.rows import variables
 from mcpbridge.config.sections import EndpointSpec
 from mcpbridge.core.reception import Reception
 from mcpbridge.core.session import Session
+from mcpbridge.core.tasks import Spawn
 from mcpbridge.era import Crossings
 from mcpbridge.execute import Execute
 from mcpbridge.faces import Faces, Front, Frontends, bracketed, explain, public_rules
@@ -48,6 +49,7 @@ from mcpbridge.transports.http1.server import HttpServer
 from mcpbridge.transports.sse.dial import Comeback
 from mcpbridge.transports.sse.listen import SseFrontend
 from mcpbridge.transports.stdio.launch import withhold
+from mcpbridge.transports.stdio.socket import ForeignFile, SocketFrontend
 from mcpbridge.transports.websocket.listen import WebSocketFrontend
 from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, raise_fd_limit, run
 
@@ -87,6 +89,7 @@ class Gateway:
         self._ready = False
         self._frontends = Frontends()
         self._reception: Reception
+        self._spawn: Spawn
         self._not_after: float | None = None
 
     async def serve(self) -> int:
@@ -157,6 +160,7 @@ class Gateway:
                 bridge.draining,
                 deadline=config.routing.request_timeout,
             )
+            self._spawn = bridge.spawn
             management = await self._listen(faces)
             bridge.watch()
             self._ready = True
@@ -187,8 +191,13 @@ class Gateway:
             pool_size=pool.max_size,
             idle_timeout=pool.idle_timeout,
             max_lifetime=pool.max_lifetime,
-            dial_timeout=min(pool.dial_timeout, config.backends.http.timeout),
-            websocket_timeout=min(pool.dial_timeout, config.backends.websocket.timeout),
+            dial_timeout=pool.dial_timeout,
+            timeouts={
+                "stdio": config.backends.stdio.timeout,
+                "websocket": config.backends.websocket.timeout,
+                "http": config.backends.http.timeout,
+                "tcp_binary": config.backends.tcp_binary.timeout,
+            },
             sse=Comeback(config.backends.sse.reconnect_interval, config.backends.sse.max_retries),
         )
         prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(config.servers) != 1)
@@ -219,6 +228,7 @@ class Gateway:
         """Open every listener that is switched on; the management listener, which outlives them. Raises ConfigError."""
         limits = ConnectionLimits(self._config.server.max_connections, self._config.server.max_connections_per_ip)
         await self._listen_http(faces, limits)
+        await self._listen_stdio(limits)
         return await self._listen_management(faces)
 
     async def _listen_http(self, faces: Faces, limits: ConnectionLimits) -> None:
@@ -257,6 +267,23 @@ class Gateway:
             scheme = "wss" if context is not None else "ws"
             self._speak("websocket", f"{scheme}://{bracketed(host)}:{port}{websocket.path}")
 
+    async def _listen_stdio(self, limits: ConnectionLimits) -> None:
+        config = self._config.server
+        if not config.serves("stdio"):
+            return
+        frontend = SocketFrontend(self._reception.serve, self._spawn, limits, max_message=config.security.max_message_size)
+        try:
+            await frontend.start(config.stdio_socket, int(config.protocols.stdio.socket_permissions, 8))
+        except ForeignFile as error:
+            problem = f"server.stdio_socket: {config.stdio_socket}: {error.strerror}"
+            place = self._loaded.places["server.stdio_socket"]
+            raise ConfigError([Problem(place, problem, "remove it, or choose another path")], EX_CANTCREAT) from error
+        except OSError as error:
+            self._do_without("stdio", "server.stdio_socket", config.stdio_socket, error)
+        else:
+            self._frontends.add(frontend)
+            self._speak("stdio", f"unix://{config.stdio_socket}")
+
     async def _listen_management(self, faces: Faces) -> HttpServer:
         server = HttpServer(faces.management, base_headers=BASE_HEADERS, max_connections=200, explain=explain)
         endpoint = self._config.metrics.endpoint
@@ -269,6 +296,14 @@ class Gateway:
                 raise self._not_listening("metrics.endpoint", endpoint, error) from error
             _log.warn("the management listener is not open; metrics and health are on the public port only", error=str(error))
         return server
+
+    def _do_without(self, protocol: str, key: str, address: str, error: OSError) -> None:
+        """An address that cannot be listened on: a fault where somebody chose it, else a protocol that is down."""
+        if key in self._explicit():
+            raise self._not_listening(key, address, error) from error
+        self._frontends.miss(protocol)
+        reason = (error.strerror or str(error)).lower()
+        _log.warn(f"{key}: cannot listen on {address}: {reason}; the gateway goes on without it", protocol=protocol)
 
     def _speak(
         self, protocol: str, address: str, connections: Callable[[], int] | None = None, active: Callable[[], int] | None = None

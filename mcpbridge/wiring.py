@@ -29,12 +29,16 @@ from mcpbridge.transports.sse.dial import COMEBACK, Comeback
 from mcpbridge.transports.sse.dial import dial as dial_sse
 from mcpbridge.transports.stdio import guard
 from mcpbridge.transports.stdio.dial import dial as dial_stdio
+from mcpbridge.transports.stdio.socket import dial as dial_socket
 
 _log = log("bridge")
 
 
 class Reach:
-    """How this process reaches servers: limits, and one connection pool per origin. Close it at the end."""
+    """How this process reaches servers: limits, and one connection pool per origin. Close it at the end.
+
+    ``dial_timeout``: seconds until a conversation is open, for every protocol; ``timeouts``: less for some of them.
+    """
 
     def __init__(
         self,
@@ -46,7 +50,7 @@ class Reach:
         idle_timeout: float = 30.0,
         max_lifetime: float = 300.0,
         dial_timeout: float = 10.0,
-        websocket_timeout: float = 10.0,
+        timeouts: Mapping[str, float] | None = None,
         queue_time: float | None = None,
         sse: Comeback = COMEBACK,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
@@ -58,7 +62,7 @@ class Reach:
         self._idle_timeout = idle_timeout
         self._max_lifetime = max_lifetime
         self._dial_timeout = dial_timeout
-        self._websocket_timeout = websocket_timeout
+        self._timeouts = timeouts or {}
         self._queue_time = queue_time
         self._sse = sse
         self._tls = tls
@@ -85,7 +89,7 @@ class Reach:
         """How an endpoint is reached: one line per protocol, one method for each."""
         protocol = kind_of(endpoint)
         dial: Callable[[str, EndpointSpec], Dial] = {
-            "stdio": self._child,
+            "stdio": self._child if endpoint.command else self._socket,
             "http": self._http,
             "websocket": self._websocket,
             "sse": self._stream,
@@ -100,6 +104,16 @@ class Reach:
             env=lambda: resolve_endpoint(endpoint).env,
             cwd=endpoint.cwd or None,
             max_message=self._max_message,
+        )
+
+    def _socket(self, name: str, endpoint: EndpointSpec) -> Dial:
+        return dial_socket(
+            name,
+            self._bridge.spawn,
+            urlsplit(endpoint.url).path,
+            authorization=lambda: _headers(resolve_endpoint(endpoint)).get("authorization"),
+            max_message=self._max_message,
+            timeout=self._timeout("stdio"),
         )
 
     def _http(self, name: str, endpoint: EndpointSpec) -> Dial:
@@ -124,7 +138,7 @@ class Reach:
             ssl=self._context_for(endpoint.url),
             proxy=proxy_for(url, os.environ),
             max_message=self._max_message,
-            timeout=self._websocket_timeout,
+            timeout=self._timeout("websocket"),
         )
 
     def _stream(self, name: str, endpoint: EndpointSpec) -> Dial:
@@ -138,6 +152,10 @@ class Reach:
             max_response=self._max_response,
             comeback=self._sse,
         )
+
+    def _timeout(self, protocol: str) -> float:
+        """Seconds until a conversation of this protocol is open."""
+        return min(self._dial_timeout, self._timeouts.get(protocol, self._dial_timeout))
 
     def _context_for(self, url: str) -> ssl.SSLContext | None:
         """The TLS context for an address that means TLS, loaded once."""
@@ -158,7 +176,7 @@ class Reach:
                 max_size=self._pool_size,
                 idle_timeout=self._idle_timeout,
                 max_lifetime=self._max_lifetime,
-                dial_timeout=self._dial_timeout,
+                dial_timeout=self._timeout("http"),
                 queue_time=self._queue_time,
             )
         return self.pools[origin]
@@ -174,7 +192,7 @@ def _argv(endpoint: EndpointSpec) -> list[str]:
 
 
 def _headers(endpoint: EndpointSpec) -> Mapping[str, str]:
-    headers = dict(endpoint.headers)
+    headers = {name.lower(): value for name, value in endpoint.headers.items()}
     token = os.environ.get(endpoint.token_env, "") if endpoint.token_env else ""
     if token:
         headers["authorization"] = f"Bearer {token}"

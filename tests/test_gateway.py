@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.peers import environment, free_port, running, wait_listening
+from tests.support.peers import environment, errors_of, free_port, running, wait_listening
 
 TOKEN = "ci-token-0123456789abcdef0123456789ab"
 KEY = "Zq8xW2vN5mL7kP9rT4yB6cD1fG3hJ5sA"
@@ -132,3 +133,50 @@ def test_execute_names_the_one_backend_of_a_call_and_all_of_a_merged_list(base: 
     assert (answer["protocol_used"], answer["backend"], answer["backends"]) == ("stdio", None, ["teller/0", "second/0"])
     unavailable = answer["result"]["_meta"]["mcpbridge/unavailable"]
     assert unavailable["docs"].startswith("connection refused: server 'docs'") and unavailable["docs"].count("'docs'") == 1
+
+
+@pytest.mark.requirement("cli.gateway.run")
+def test_the_log_says_ready_once_with_every_listener_and_the_socket_answers_and_goes(tmp_path: Path) -> None:
+    path = str(tmp_path / "gw.sock")
+    variables = {
+        "MCPBRIDGE_SERVER__PORT": "0",
+        "MCPBRIDGE_SERVER__STDIO_SOCKET": path,
+        "MCPBRIDGE_SERVER__PROTOCOLS__STDIO__ENABLED": "true",
+        "MCPBRIDGE_METRICS__ENDPOINT": f"127.0.0.1:{free_port()}",
+    }
+    (tmp_path / "teller.py").write_text(TELLER)
+    command = [sys.executable, "-m", "mcpbridge", "gateway", "--server", f"t={sys.executable} {tmp_path / 'teller.py'}"]
+    with running(command, **variables) as process:
+        deadline = time.monotonic() + 20
+        while "gateway ready" not in errors_of(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        ready = [line for line in map(json.loads, errors_of(process).splitlines()) if line["message"] == "gateway ready"]
+        assert len(ready) == 1
+        assert ready[0]["listeners"]["stdio"] == f"unix://{path}"
+        assert ready[0]["listeners"]["http"].startswith("http://127.0.0.1:")
+        with socket.socket(socket.AF_UNIX) as client:  # what `echo ... | socat - UNIX-CONNECT:path` does
+            client.settimeout(10)
+            client.connect(path)
+            client.sendall(b'{"jsonrpc":"2.0","id":0,"method":"initialize","params":{}}\n')
+            client.shutdown(socket.SHUT_WR)
+            said = b"".join(iter(lambda: client.recv(65536), b""))
+        assert json.loads(said)["result"]["serverInfo"]["name"] == "teller"
+        process.terminate()
+        assert process.wait(10) == 0
+    assert not Path(path).exists()
+
+
+def test_a_foreign_file_in_place_of_the_socket_is_73(tmp_path: Path) -> None:
+    path = tmp_path / "gw.sock"
+    path.write_text("precious")
+    variables = {
+        "MCPBRIDGE_SERVER__PORT": "0",
+        "MCPBRIDGE_SERVER__STDIO_SOCKET": str(path),
+        "MCPBRIDGE_SERVER__PROTOCOLS__STDIO__ENABLED": "true",
+        "MCPBRIDGE_METRICS__ENDPOINT": f"127.0.0.1:{free_port()}",
+    }
+    command = [sys.executable, "-m", "mcpbridge", "gateway"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=environment(**variables))
+    assert done.returncode == 73
+    assert "there is a file that is no socket" in done.stderr
+    assert path.read_text() == "precious"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 EX_USAGE = 64
 EX_NOINPUT = 66
+EX_CANTCREAT = 73
 EX_TEMPFAIL = 75
 EX_NOPERM = 77
 EX_CONFIG = 78
