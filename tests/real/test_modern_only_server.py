@@ -1,6 +1,6 @@
 """A server that knows nothing but 2026-07-28, and clients that never heard of it: the cell that the specification gives up.
 
-The server is the official SDK's modern entry with ``initialize`` refused; the clients are the official SDKs of both languages.
+The servers are the modern entries of the official SDKs with ``initialize`` refused, Python and TypeScript; the clients are those SDKs too.
 """
 
 from __future__ import annotations
@@ -76,6 +76,18 @@ def test_a_client_of_the_old_era_uses_everything_that_the_new_server_has(target:
     ]
     assert json.loads(texts(steps[13]))[-1:] == ["x"]
     assert {"sampling/createMessage", "elicitation/create", "roots/list"} <= {q["method"] for q in report["questions"]}
+
+
+@pytest.mark.parametrize("client", ["python-1", "typescript-2-legacy"])
+def test_a_server_of_the_other_sdk_that_rejects_the_old_era_is_used_as_well(client: str) -> None:
+    with peers.serving(peers.TYPESCRIPT_MODERN) as url, peers.gateway({"other": url}) as bridge:
+        report = drive(client, bridge.url("other"), [{"do": "call", "name": "greet"}, {"do": "list", "kind": "tools"}])
+    assert texts(report["steps"][0]) == "Ada: the model's answer (1)"
+    assert [question["method"] for question in report["questions"]] == [
+        "elicitation/create",
+        "sampling/createMessage",
+        "roots/list",
+    ]
 
 
 @pytest.mark.parametrize("client", ["python-1", "typescript-2-legacy"])

@@ -38,6 +38,8 @@ OWN = {
     "modern": [setup.python("sdk2"), str(HERE / "modern_server.py")],
 }
 DUAL_STDIO = [*OWN["dual"], "--stdio"]
+#: a modern-only server on the other SDK, with one tool that asks in two rounds; HTTP only
+TYPESCRIPT_MODERN = [setup.node(), str(HERE / "modern_server.mjs")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,16 +264,21 @@ def errors_of(process: subprocess.Popen[str]) -> str:
 
 
 @contextlib.contextmanager
-def own_http(kind: str) -> Iterator[str]:
-    """One of our ``OWN`` servers over HTTP; gives its URL. Raises: PeerFailed when it does not start."""
-    with running(OWN[kind]) as process:
+def serving(command: Sequence[str]) -> Iterator[str]:
+    """A server that prints its port as JSON, over HTTP; gives its URL. Raises: PeerFailed when it does not start."""
+    with running(command) as process:
         assert process.stdout
         line = process.stdout.readline()
         if not line:
-            raise PeerFailed(f"the {kind} server did not start: {errors_of(process)}")
+            raise PeerFailed(f"{shlex.join(command)} did not start: {errors_of(process)}")
         url = f"http://localhost:{json.loads(line)['port']}/mcp"
         wait_listening(process, url)
         yield url
+
+
+def own_http(kind: str) -> contextlib.AbstractContextManager[str]:
+    """One of our ``OWN`` servers over HTTP, as ``serving``."""
+    return serving(OWN[kind])
 
 
 def wait_listening(process: subprocess.Popen[str], url: str) -> None:
