@@ -33,7 +33,7 @@ from mcpbridge.era.translate import (
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
 from mcpbridge.wire import message as m
-from mcpbridge.wire.envelope import members, text
+from mcpbridge.wire.envelope import items, members, text
 from mcpbridge.wire.message import Members, Notification, Request, Response
 from mcpbridge.wire.spec import LOG_LEVELS, METHODS, SUBSCRIPTION_ID, negotiate
 
@@ -80,13 +80,13 @@ class ModernLink:
             raise BridgeError("timeout", detail, sent=False, server=self.server.name) from None
         if response.result is None:
             return response
+        self._capabilities = members(members(response.result, "bad_answer").get("capabilities"), "bad_answer")
+        answer = m.result(initialize.id, initialize_result(response, self._version, self.server.name))
+        listens = bool(self._flags())
         self._backend.speaks["modern"] = True
         self._backend.server.remember("modern", bytes(response.result))
         self._backend.succeeded()
-        said = members(response.result)
-        self._capabilities = members(said["capabilities"]) if "capabilities" in said else {}
-        answer = m.result(initialize.id, initialize_result(response, self._version, self.server.name))
-        if self._flags():
+        if listens:
             self._listen = _Listen(self, ())
             self._backend.spawn(self._listen.run())
         return answer
@@ -191,7 +191,7 @@ class ModernLink:
         flags = {}
         for kind in LIST_CHANGED:
             raw = self._capabilities.get(kind)
-            if raw is not None and members(raw).get("listChanged") == Raw(b"true"):
+            if raw is not None and members(raw, "bad_answer").get("listChanged") == Raw(b"true"):
                 flags[f"{kind}ListChanged"] = True
         return flags
 
@@ -245,11 +245,9 @@ class _Listen:
 
     def notify(self, notification: Notification) -> None:
         if notification.method == "notifications/subscriptions/acknowledged":
-            honoured = members(notification.param("notifications") or b"{}").get("resourceSubscriptions")
-            uris = m.loads(honoured) if honoured is not None else []
             self._is_open = True
             if not self.acknowledged.done():
-                self.acknowledged.set_result([uri for uri in uris if isinstance(uri, str)])
+                self.acknowledged.set_result(_honoured(notification))
             else:
                 self._changed()
             return
@@ -268,3 +266,12 @@ class _Listen:
             link.session.notified(link.server, m.notification(f"notifications/{kind}/list_changed"))
         for uri in self._uris:
             link.session.notified(link.server, m.notification("notifications/resources/updated", {"uri": uri}))
+
+
+def _honoured(acknowledgement: Notification) -> list[str]:
+    """The resources that a server will tell of; none when it says nonsense."""
+    try:
+        uris = items(members(acknowledgement.param("notifications"), "bad_answer").get("resourceSubscriptions"), "bad_answer")
+    except BridgeError:
+        return []
+    return [uri for raw in uris if (uri := text(raw)) is not None]

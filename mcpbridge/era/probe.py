@@ -35,12 +35,22 @@ def is_modern_only(response: Response) -> bool:
     """
     if response.error is None:
         return False
-    error = members(response.error)
+    error = members(response.error, "bad_answer")
     code = bytes(error.get("code") or b"")
     if code in _MODERN_CODES or code == b"-32601":
         return True
     said = bytes(response.error)
     return code in (b"-32602", b"-32600") and (b"io.modelcontextprotocol/" in said or MODERN[0].encode() in said)
+
+
+def may_be_modern(refusal: Response | BridgeError) -> bool:
+    """Whether a refused ``initialize`` may come from a modern server that does not say so: asking it is worth a request.
+
+    It may refuse the POST altogether, or call the message invalid; an outage says nothing, and 401 is about something else.
+    """
+    if isinstance(refusal, BridgeError):
+        return refusal.reason in _FOREIGN and refusal.data.get("status") != 401
+    return bytes(members(refusal.error or b"{}", "bad_answer").get("code") or b"") in (b"-32600", b"-32602")
 
 
 async def probe(upstream: Upstream, timeout: float) -> tuple[Era, Response]:
@@ -98,9 +108,8 @@ def _of_initialize(answer: Outcome) -> Verdict | BridgeError:
 def _of_discover(answer: Outcome) -> Verdict | BridgeError | None:
     """The verdict of an answer to server/discover; None = not modern; an outage is no verdict."""
     if isinstance(answer, BridgeError):
-        is_answer = answer.reason in _FOREIGN and answer.data.get("status") != 401
-        return None if is_answer else answer  # it answered, but not as a modern server answers
+        return None if may_be_modern(answer) else answer  # it answered, but not as a modern server answers
     if answer.result is not None:
-        return ("modern", answer) if "supportedVersions" in members(answer.result) else None
-    code = bytes(members(answer.error or b"{}").get("code") or b"")
+        return ("modern", answer) if "supportedVersions" in members(answer.result, "bad_answer") else None
+    code = bytes(members(answer.error or b"{}", "bad_answer").get("code") or b"")
     return ("modern", answer) if code in _MODERN_CODES else None

@@ -158,6 +158,33 @@ async def test_methods_of_the_other_era_do_not_exist_for_the_client(bridge: Brid
     assert caught.value.reason == "method_not_found"
 
 
+@pytest.mark.parametrize("capabilities", [[], 7, {"tools": 7}, {"tools": []}])
+async def test_a_server_that_says_nonsense_of_itself_is_to_blame(bridge: Bridge, servers: Modern, capabilities: object) -> None:
+    servers.capable = DISCOVERED | {"capabilities": capabilities}
+    server = add(bridge, servers)
+    with pytest.raises(BridgeError) as caught:
+        await linked(server)
+    assert caught.value.reason == "bad_answer"
+    assert not server.hello
+
+
+@pytest.mark.parametrize(
+    "said", [7, [], {"resourceSubscriptions": 7}, {"resourceSubscriptions": [7]}, {"resourceSubscriptions": {}}]
+)
+async def test_an_acknowledgement_that_is_none_honours_nothing(bridge: Bridge, servers: Modern, said: object) -> None:
+    server = add(bridge, servers)
+    link, _ = await linked(server)
+    await until(lambda: servers.listens)
+
+    async def nonsense(talk: Talk, request: m.Request, reply: Reply) -> m.Response:
+        reply.notify(m.notification("notifications/subscriptions/acknowledged", {"notifications": said}))
+        return await never()  # type: ignore[no-any-return]
+
+    servers.answer = nonsense
+    with pytest.raises(BridgeError, match="does not offer"):
+        await call(link, server, SUBSCRIBE)
+
+
 async def test_a_server_that_never_answers_discover_does_not_hold_the_client_for_ever(bridge: Bridge, servers: Modern) -> None:
     server = add(bridge, servers)
     server.backends[0].pool.start_timeout = 0.01

@@ -1,6 +1,6 @@
 """A server that knows nothing but 2026-07-28, and clients that never heard of it: the cell that the specification gives up.
 
-The servers are the modern entries of the official SDKs with ``initialize`` refused, Python and TypeScript; the clients are those SDKs too.
+Servers are the modern entries of the official SDKs, with ``initialize`` refused; clients are the legacy halves of the same.
 """
 
 from __future__ import annotations
