@@ -128,10 +128,18 @@ async def open_link(session: ClientSession, backend: Backend, initialize: Reques
 async def _open(session: ClientSession, backend: Backend, initialize: Request) -> Response:
     knows = backend.speaks.get("legacy")
     if knows is not False:
-        response = await _try_link(session, Link(session, backend), initialize)
-        if response.error is None or backend.eras is None or not backend.eras.is_modern_only(response):
-            return response
-        backend.speaks["legacy"] = False
+        try:
+            response = await _try_link(session, Link(session, backend), initialize)
+        except BridgeError as error:
+            if knows or not await _is_modern(backend, error):
+                raise
+        else:
+            if response.error is None or backend.eras is None:
+                return response
+            if backend.eras.is_modern_only(response):
+                backend.speaks["legacy"] = False
+            elif knows or not await _is_modern(backend, response):
+                return response
     assert backend.eras is not None
     try:
         response = await _try_link(session, backend.eras.link(session, backend), initialize)
@@ -142,6 +150,18 @@ async def _open(session: ClientSession, backend: Backend, initialize: Request) -
         backend.speaks.clear()
         return await _try_link(session, Link(session, backend), initialize)
     return response
+
+
+async def _is_modern(backend: Backend, refusal: Response | BridgeError) -> bool:
+    """Whether a server that did not take ``initialize``, and did not say why, answers as a modern one when it is asked."""
+    if backend.eras is None or not backend.eras.may_be_modern(refusal):
+        return False
+    if backend.speaks.get("modern") is None:
+        try:
+            await backend.check(backend.pool.start_timeout)
+        except BridgeError:
+            return False  # what was said first is told
+    return backend.speaks.get("modern") is True
 
 
 async def _try_link(session: ClientSession, link: AnyLink, initialize: Request) -> Response:

@@ -45,6 +45,9 @@ class Eras(Protocol):
     def is_modern_only(self, response: Response) -> bool:
         """Whether this answer to a legacy ``initialize`` says that the server speaks only the modern era."""
 
+    def may_be_modern(self, refusal: Response | BridgeError) -> bool:
+        """Whether a server that did not take a legacy ``initialize`` is worth being asked for its era."""
+
     def link(self, session: ClientSession, backend: Backend) -> AnyLink:
         """A legacy client's link to a modern server."""
 

@@ -21,8 +21,9 @@ from mcpbridge.core.ports import Upstream
 from mcpbridge.core.server import Backend
 from mcpbridge.era.clients import ModernLink
 from mcpbridge.era.parking import Parking
-from mcpbridge.era.probe import is_modern_only, probe
+from mcpbridge.era.probe import is_modern_only, may_be_modern, probe
 from mcpbridge.era.servers import call, tell
+from mcpbridge.errors import BridgeError
 from mcpbridge.wire.message import Notification, Response
 
 
@@ -37,6 +38,9 @@ class Crossings:
 
     def is_modern_only(self, response: Response) -> bool:
         return is_modern_only(response)
+
+    def may_be_modern(self, refusal: Response | BridgeError) -> bool:
+        return may_be_modern(refusal)
 
     def link(self, session: ClientSession, backend: Backend) -> AnyLink:
         return ModernLink(session, backend)

@@ -220,6 +220,61 @@ async def test_a_session_that_ends_during_a_subscription_leaves_no_listen(bridge
     assert outcome is None or isinstance(outcome, BridgeError)
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        BridgeError("backend_error", "HTTP 406", status=406),
+        BridgeError("http_not_found", "HTTP 404", status=404),
+        m.error(0, {"code": -32600, "message": "Invalid Request"}),
+        m.error(0, {"code": -32602, "message": "Invalid params"}),
+    ],
+    ids=str,
+)
+async def test_a_modern_server_that_does_not_say_why_it_refuses_initialize_is_asked(
+    bridge: Bridge, servers: Modern, refusal: BridgeError | m.Response
+) -> None:
+    async def silent(talk: Talk, request: m.Request, reply: Reply) -> m.Response:
+        if request.method != "initialize":
+            return await servers.serve(talk, request, reply)
+        if isinstance(refusal, BridgeError):
+            raise refusal
+        return refusal
+
+    server = add(bridge, servers)
+    server.backends[0].pool._backoff = None  # as over HTTP
+    servers.answer = silent
+    session = client()
+    response = await bridge.one(exchange(initialize(), server, session))
+    assert response is not None
+    assert m.loads(response.result or b"")["protocolVersion"] == "2025-11-25"
+    assert isinstance(session.links[server.name], ModernLink)
+    assert server.backends[0].speaks.get("legacy") is not False  # nobody said so
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        BridgeError("connection_refused", "x"),
+        BridgeError("backend_error", "HTTP 401", status=401),
+        m.error(0, {"code": -32000}),
+    ],
+    ids=str,
+)
+async def test_an_outage_or_another_reason_is_told_and_asks_no_further(
+    bridge: Bridge, servers: Modern, refusal: BridgeError | m.Response
+) -> None:
+    async def refuse(talk: Talk, request: m.Request, reply: Reply) -> m.Response:
+        if isinstance(refusal, BridgeError):
+            raise refusal
+        return refusal
+
+    server = add(bridge, servers)
+    servers.answer = refuse
+    outcome = await asyncio.gather(bridge.one(exchange(initialize(), server, client())), return_exceptions=True)  # type: ignore[arg-type]
+    assert isinstance(outcome[0], type(refusal))
+    assert [talk.methods for talk in servers.talks] == [["initialize"]]
+
+
 async def test_a_server_that_was_modern_only_and_is_legacy_now_is_found_out(bridge: Bridge, servers: Modern) -> None:
     server = add(bridge, servers)
     server.backends[0].speaks.update({"legacy": False, "modern": True})
