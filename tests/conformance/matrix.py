@@ -1,9 +1,10 @@
 """The cells of the conformance matrix: a suite at a protocol version × a kind of server × the way between them.
 
 A cell's name is ``suite version kind way backend``, for example ``0.2 2026-07-28 legacy gateway stdio``. Ways: ``direct`` (no
-bridge), ``gateway``, ``gateway-gateway`` (the second one's server is the first one's ``/mcp/{server}``) and
-``gateway-router-gateway`` (the middle hop is a router's stdio, so the whole path of a stdio client is in it). Backend: how the
-last bridge reaches the server. The cells of client scenarios are called ``client version way`` (``test_clients``).
+bridge), ``gateway``, ``gateway-gateway`` (the second one's server is the first one's ``/mcp/{server}``),
+``gateway-router-gateway`` (the middle hop is a router's stdio, so the whole path of a stdio client is in it) and ``aggregate``
+(a gateway's ``/mcp`` that shows this server and a legacy one, without prefixes). Backend: how the last bridge reaches the
+server. The cells of client scenarios are called ``client version way`` (``test_clients``).
 
 ``baseline.json`` names the scenarios that are known to fail, by the beginning of cells' names. A cell must lose exactly these:
 whoever mends one has to take it from the list.
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +36,9 @@ MODERN = "2026-07-28"
 PLAIN = {"auth": {"type": "none"}, "server": {"tls": {"enabled": False}}}
 CHILDREN = 40  # more than a suite has scenarios with sessions
 KINDS = ("dual", "legacy", "modern")
-WAYS = ("gateway", "gateway-gateway", "gateway-router-gateway")
+WAYS = ("gateway", "gateway-gateway", "gateway-router-gateway", "aggregate")
+WARM = {"protocolVersion": MODERN, "clientInfo": {"name": "warm", "version": "1"}, "clientCapabilities": {"elicitation": {}}}
+BESIDE = {"name": "beside", "command": sys.executable, "args": ["-m", "mcpbridge.demo.stdio", "--name", "beside"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +75,48 @@ class Cell:
                 if hop == "router":
                     assert isinstance(target, str)
                     target = peers.router(target)
+                elif hop == "aggregate":
+                    target = stack.enter_context(in_front_of(target, BESIDE)).url()
                 else:
                     target = stack.enter_context(in_front_of(target)).url("own")
             assert isinstance(target, str)
+            if self.version == MODERN and (self.kind, self.backend) == ("legacy", "stdio"):
+                warm(target)
             yield target
 
 
+def warm(url: str) -> None:
+    """Have the child there that serves a client which can be asked for elicitation.
+
+    A legacy child learns the client's capabilities when it starts, and on a busy machine that takes longer than the 600 ms
+    after which the suite gives up a stream (scenario server-stateless).
+    """
+    meta = {f"io.modelcontextprotocol/{name}": value for name, value in WARM.items()}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}}
+    headers = {
+        "content-type": "application/json",
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": MODERN,
+        "mcp-method": "tools/list",
+    }
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(message).encode(), headers), timeout=30) as answer:
+        answer.read()
+
+
 @contextlib.contextmanager
-def in_front_of(target: str | list[str]) -> Iterator[peers.Gateway]:
-    """A gateway with one server, ``own``; a command may have a child per scenario: suite 0.1.16 ends none of its sessions."""
+def in_front_of(target: str | list[str], *beside: dict[str, object]) -> Iterator[peers.Gateway]:
+    """A gateway with one server, ``own``, and those ``beside`` it.
+
+    A command may have a child per scenario: suite 0.1.16 ends none of its sessions.
+    """
     if isinstance(target, str):
-        with peers.gateway({"own": target}) as bridge:
-            yield bridge
-        return
+        own: dict[str, object] = {"name": "own", "url": target}
+    else:
+        own = {"name": "own", "command": target[0], "args": target[1:], "max_children": CHILDREN}
     with tempfile.TemporaryDirectory(prefix="cell-") as folder:
         file = Path(folder) / "gateway.yaml"
-        server = {"name": "own", "command": target[0], "args": target[1:], "max_children": CHILDREN}
-        file.write_text(json.dumps({**PLAIN, "servers": [server]}), encoding="utf-8")  # JSON is YAML
+        settings = {**PLAIN, "routing": {"prefix": "never"}, "servers": [own, *beside]}
+        file.write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML
         with peers.gateway({}, file=file) as bridge:
             yield bridge
 
@@ -110,7 +140,7 @@ def bridged() -> list[Cell]:
         for kind in KINDS
         for suite, version in SUITES
         for way in WAYS
-        for backend in ("http", "stdio")
+        for backend in (("http",) if way == "aggregate" else ("http", "stdio"))
     ]
 
 

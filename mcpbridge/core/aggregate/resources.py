@@ -1,12 +1,13 @@
 """Who owns a resource URI when several servers stand behind one endpoint.
 
-    1. an alias of ours                 mcpbridge+<server>://<uri>
+    1. an alias of ours                 mcpbridge+<server>:///<uri>
     2. a URI that one server listed     that server
     3. a template that fits             its server
     4. a scheme only one server uses    that server
     5. otherwise                        every server that has resources, in order, until one knows it
 
-URIs stay verbatim: they also occur inside content. Only a URI that an earlier server lists as well gets an alias.
+URIs stay verbatim: they also occur inside content. Only a URI or template that an earlier server lists as well gets an alias.
+In it `:` and `%` are escaped, so that it is a URI that URL libraries leave as it is: `mcpbridge+git:///file%3A///x`.
 
 Source: mcp-eras section 4 (resources).
 """
@@ -19,6 +20,7 @@ from collections import OrderedDict
 MAX_URIS = 50_000
 MAX_TEMPLATE = 2048
 _PREFIX = "mcpbridge+"
+_ESCAPED = re.compile("%3a|%25", re.IGNORECASE)
 
 
 class Owners:
@@ -31,34 +33,49 @@ class Owners:
         self._schemes: dict[str, set[str]] = {}
         self._scheme_of = {_scheme(name): name for name in reversed(order)}
         self._aliased: dict[str, set[str]] = {}  # server -> URIs shown under an alias
+        self._aliased_templates: dict[str, dict[str, _Template]] = {}
 
     def listed(self, server: str, uri: str) -> str:
         """A server listed a URI: the URI to show. The first configured server that has it keeps it as it is."""
         self._schemes.setdefault(uri.partition(":")[0], set()).add(server)
-        holder = self._by_uri.get(uri)
-        if holder is None or holder == server or self._order.index(server) < self._order.index(holder):
+        if self._is_first(server, self._by_uri.get(uri)):
             self._by_uri[uri] = server
             self._by_uri.move_to_end(uri)
             if len(self._by_uri) > MAX_URIS:
                 self._by_uri.popitem(last=False)
             self._aliased.get(server, set()).discard(uri)
             return uri
-        self._aliased.setdefault(server, set()).add(uri)
+        aliased = self._aliased.setdefault(server, set())
+        if len(aliased) < MAX_URIS:
+            aliased.add(uri)
         return alias(server, uri)
 
-    def template(self, server: str, template: str) -> None:
-        """A server listed a URI template (RFC 6570, simple and path expansions)."""
-        if template not in self._templates and len(template) <= MAX_TEMPLATE and len(self._templates) < MAX_URIS:
-            self._templates[template] = (server, _Template(template))
-            self._schemes.setdefault(template.partition(":")[0], set()).add(server)
+    def template(self, server: str, template: str) -> str:
+        """A server listed a URI template (RFC 6570, simple and path expansions): the template to show, as in ``listed``."""
+        self._schemes.setdefault(template.partition(":")[0], set()).add(server)
+        if len(template) > MAX_TEMPLATE:
+            return template
+        held = self._templates.get(template)
+        if self._is_first(server, held[0] if held is not None else None):
+            if held is not None or len(self._templates) < MAX_URIS:
+                self._templates[template] = (server, _Template(template))
+            self._aliased_templates.get(server, {}).pop(template, None)
+            return template
+        aliased = self._aliased_templates.setdefault(server, {})
+        if len(aliased) < MAX_URIS:
+            aliased[template] = _Template(template)
+        return alias(server, template)
+
+    def _is_first(self, server: str, holder: str | None) -> bool:
+        return holder is None or holder == server or self._order.index(server) < self._order.index(holder)
 
     def of(self, uri: str) -> tuple[str | None, str]:
         """``(server or None, the server's own URI)``; None means: ask everyone."""
-        if uri.startswith(_PREFIX) and "://" in uri:
-            scheme, _, own = uri.partition("://")
+        if uri.startswith(_PREFIX):
+            scheme, _, own = uri.partition(":///")
             server = self._scheme_of.get(scheme.lower())
             if server is not None:
-                return server, own
+                return server, _ESCAPED.sub(lambda found: ":" if found[0].lower() == "%3a" else "%", own)
         if uri in self._by_uri:
             return self._by_uri[uri], uri
         if uri in self._templates:
@@ -71,15 +88,20 @@ class Owners:
 
     def shown(self, server: str, uri: str) -> str:
         """How this server's URI is shown to clients."""
-        return alias(server, uri) if uri in self._aliased.get(server, ()) else uri
+        if uri in self._aliased.get(server, ()):
+            return alias(server, uri)
+        templates = self._aliased_templates.get(server)
+        if templates and self._by_uri.get(uri) != server and any(pattern.fits(uri) for pattern in templates.values()):
+            return alias(server, uri)
+        return uri
 
     def has_aliases(self, server: str) -> bool:
-        return bool(self._aliased.get(server))
+        return bool(self._aliased.get(server) or self._aliased_templates.get(server))
 
 
 def alias(server: str, uri: str) -> str:
-    """How a server's URI is shown when an earlier server has the same one."""
-    return f"{_scheme(server)}://{uri}"
+    """How a server's URI or template is shown when an earlier server has the same one."""
+    return f"{_scheme(server)}:///{uri.replace('%', '%25').replace(':', '%3A')}"
 
 
 def _scheme(server: str) -> str:

@@ -51,8 +51,7 @@ class Items:
         if self.member == "resources":
             return self.owners.listed(server, own)
         if self.member == "resourceTemplates":
-            self.owners.template(server, own)
-            return own
+            return self.owners.template(server, own)
         if self.member == "tasks":
             return expose_task(server, own)
         return self.exposed.listed(self.member, server, own)

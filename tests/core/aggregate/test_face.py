@@ -33,7 +33,7 @@ def shown(method: str, result: str, server: Server = B, **params: Any) -> str:
 
 
 def test_an_aliased_uri_is_shown_wherever_results_hold_one_and_all_else_keeps_its_bytes() -> None:
-    alias = "mcpbridge+b://m://x"
+    alias = "mcpbridge+b:///m%3A//x"
     for method, result in {
         "tools/call": '{ "content" : [ {"type":"resource_link", "uri":"@", "n":1.0} , {"type":"text","text":""} ], "z":1e2 }',
         "resources/read": '{"contents":[{"text":"", "uri": "@"}]}',
@@ -87,7 +87,7 @@ def test_notifications_about_tasks_and_resources_are_shown_and_others_pass() -> 
     told = face().notification(B, m.notification("notifications/tasks/status", {"taskId": "7", "status": "working"}))
     assert m.loads(told.encode())["params"]["taskId"] == "b:7"
     told = face().notification(B, m.notification("notifications/resources/updated", {"uri": "m://x"}))
-    assert m.loads(told.encode())["params"] == {"uri": "mcpbridge+b://m://x"}
+    assert m.loads(told.encode())["params"] == {"uri": "mcpbridge+b:///m%3A//x"}
     other = m.notification("notifications/vendor", {"taskId": "7", "uri": "m://x"})
     assert face().notification(B, other) is other
 

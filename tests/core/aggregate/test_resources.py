@@ -15,7 +15,7 @@ def test_a_uri_of_two_servers_stays_with_the_first_configured_one_and_the_other_
     owners = Owners(["a", "B_1"])
     assert owners.listed("a", "file:///x") == "file:///x"
     shown = owners.listed("B_1", "file:///x")
-    assert shown == "mcpbridge+b.5f1://file:///x"
+    assert shown == "mcpbridge+b.5f1:///file%3A///x"
     assert owners.of(shown) == ("B_1", "file:///x")
     assert owners.of("file:///x") == ("a", "file:///x")
     assert owners.shown("B_1", "file:///x") == shown
@@ -27,7 +27,29 @@ def test_the_first_configured_server_takes_a_uri_over_when_it_lists_it_later() -
     owners.listed("b", "m://x")
     owners.listed("a", "m://x")
     assert owners.of("m://x")[0] == "a"
-    assert owners.listed("b", "m://x") == "mcpbridge+b://m://x"
+    assert owners.listed("b", "m://x") == "mcpbridge+b:///m%3A//x"
+
+
+def test_an_alias_comes_back_as_the_uri_it_stands_for() -> None:
+    owners = Owners(["a", "b"])
+    for uri in ("x:1", "file:///a%20b", "m://%3A%25%2525", "a:b:c?d=e:f#g:%", "é:ü"):
+        owners.listed("a", uri)
+        assert owners.of(owners.listed("b", uri)) == ("b", uri)
+    assert owners.of("MCPBRIDGE+b:///x%3a1") == (None, "MCPBRIDGE+b:///x%3a1")
+    assert owners.of("mcpbridge+b:///x%3a1") == ("b", "x:1")
+    assert owners.of("mcpbridge+nobody:///x%3A1") == (None, "mcpbridge+nobody:///x%3A1")
+
+
+def test_a_template_of_two_servers_gets_an_alias_and_so_does_what_comes_from_it() -> None:
+    owners = Owners(["a", "b"])
+    assert owners.template("a", "m://{id}/x") == "m://{id}/x"
+    assert owners.template("b", "m://{id}/x") == "mcpbridge+b:///m%3A//{id}/x"
+    assert owners.of("m://7/x") == ("a", "m://7/x")
+    assert owners.of("mcpbridge+b:///m%3A//a%20b/x") == ("b", "m://a%20b/x")
+    assert owners.shown("b", "m://7/x") == "mcpbridge+b:///m%3A//7/x"
+    assert owners.shown("a", "m://7/x") == "m://7/x"
+    assert owners.has_aliases("b")
+    assert not owners.has_aliases("a")
 
 
 def test_templates_and_schemes_name_an_owner() -> None:
