@@ -30,8 +30,10 @@ from mcpbridge.core.tasks import share, wait_shared
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire import message as m
 from mcpbridge.wire.message import Notification, Request, Response
+from mcpbridge.wire.spec import LISTEN_FLAGS
 
 _NO_REPLY = NoReply()
+_NEWS = frozenset(LISTEN_FLAGS.values())
 MIN_IDLE = 1.0  # seconds without use after which a conversation may be ended to make room
 LOOK = 0.25  # seconds between looks for one that became idle
 PATIENCE = 15.0  # seconds a call waits for a server that is (and goes on) starting; longer than the era probe's silence
@@ -114,6 +116,11 @@ class BackendSession:
     def notified(self, notification: Notification) -> None:
         for listener in list(self.listeners):
             listener.notified(notification)
+        if self.owner is None and notification.method in _NEWS:
+            # A server may tell the caller's conversation alone; who listens does so on the shared one.
+            shared = self.pool.shared_now(self.key)
+            for listener in list(shared.listeners) if shared is not None and shared is not self else ():
+                listener.notified(notification)
 
     async def asked(self, request: Request) -> Response:
         if self.owner is not None:
@@ -215,10 +222,14 @@ class Pool:
         self.misses += 1
         return await self._open(key, initialize, None)
 
+    def shared_now(self, key: SessionKey) -> BackendSession | None:
+        """The conversation that everybody with this key gets, if it is there."""
+        future = self._shared.get(key)
+        return future.result() if future is not None and future.done() and future.exception() is None else None
+
     def is_shared(self, session: BackendSession) -> bool:
         """Whether it is the conversation that everybody with its key gets."""
-        future = self._shared.get(session.key)
-        return future is not None and future.done() and future.exception() is None and future.result() is session
+        return self.shared_now(session.key) is session
 
     async def modern(self, remaining: float) -> BackendSession:
         """The conversation all modern calls share."""

@@ -24,9 +24,10 @@ class Ear:
 
     def __init__(self, name: str = "") -> None:
         self.name = name
+        self.heard: list[str] = []
 
     def notified(self, notification: m.Notification) -> None:
-        return None
+        self.heard.append(notification.method)
 
     async def asked(self, request: m.Request) -> m.Response:
         return m.result(request.id, self.name)
@@ -100,6 +101,18 @@ async def test_a_call_that_waits_gets_what_another_one_gives_back_before_a_new_o
     await until(lambda: len(servers.talks) == 2 and pool.leases._spares)
     assert (await take(pool)) is not one
     assert len(servers.talks) == 2
+
+
+async def test_what_a_spare_hears_of_changed_lists_is_told_to_who_listens_on_the_shared_one(
+    pool: Pool, servers: Scripted
+) -> None:
+    shared, spare, ear = await take(pool), await take(pool), Ear()
+    shared.listeners.append(ear)
+    for method in ("notifications/tools/list_changed", "notifications/message", "notifications/resources/updated"):
+        spare.notified(m.notification(method))
+    assert ear.heard == ["notifications/tools/list_changed"]
+    shared.notified(m.notification("notifications/prompts/list_changed"))
+    assert ear.heard[1:] == ["notifications/prompts/list_changed"]
 
 
 async def test_one_that_was_cut_short_is_never_leased_again(pool: Pool, servers: Scripted) -> None:
