@@ -269,5 +269,5 @@ class _DuplexReply:
     def notify(self, notification: Notification) -> None:
         self._peer.notify_now(notification)
 
-    async def ask(self, request: Request) -> Response:
-        return await self._peer.call(request, self)
+    async def ask(self, request: Request, asker: Reply | None = None) -> Response:
+        return await self._peer.call(request, asker or _NO_REPLY)

@@ -94,8 +94,11 @@ class Reply(Protocol):
     def notify(self, notification: Notification) -> None:
         """Send a notification related to this call, at once and in order. Never blocks; a client too slow loses the call."""
 
-    async def ask(self, request: Request) -> Response:
-        """Put a question of the server to the client and wait for its answer, which may be a JSON-RPC error."""
+    async def ask(self, request: Request, asker: Reply | None = None) -> Response:
+        """Put a question of the server to the client and wait for its answer, which may be a JSON-RPC error.
+
+        ``asker.notify`` takes the client's progress on it, which is nobody's else.
+        """
 
 
 class NoReply:
@@ -106,7 +109,7 @@ class NoReply:
     def notify(self, notification: Notification) -> None:
         return None
 
-    async def ask(self, request: Request) -> Response:
+    async def ask(self, request: Request, asker: Reply | None = None) -> Response:
         raise LookupError("no client is waiting")
 
 

@@ -20,7 +20,7 @@ from msgspec import Raw
 from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import QUESTION_WAIT, Exchange, NoReply, Reply
 from mcpbridge.core.pool import BackendSession, Refused, SessionKey
-from mcpbridge.core.ports import Upstream
+from mcpbridge.core.ports import Upward
 from mcpbridge.core.server import Backend, Server
 from mcpbridge.core.tasks import share, wait_shared
 from mcpbridge.errors import BridgeError
@@ -142,9 +142,9 @@ class Link:
         try:
             reply = self._only_reply()
             if reply is not None and reply.can_ask:
-                return await reply.ask(request)
+                return await reply.ask(request, Upward(self._talking().upstream))
             async with asyncio.timeout(QUESTION_WAIT):
-                return await self.session.ask(self.server, request, _Upward(self._talking().upstream))
+                return await self.session.ask(self.server, request, Upward(self._talking().upstream))
         except TimeoutError:
             raise BridgeError("timeout", f"the client did not answer {request.method} in {QUESTION_WAIT:g} s") from None
         finally:
@@ -289,18 +289,3 @@ def _said(raw: Raw | None) -> Members:
         return members(raw)
     except BridgeError:
         return {}
-
-
-class _Upward:
-    """Takes the client's progress on a server's question back to that server."""
-
-    can_ask = False
-
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
-
-    def notify(self, notification: Notification) -> None:
-        self._upstream.notify_now(notification)
-
-    async def ask(self, request: Request) -> Response:
-        raise LookupError("a server is not asked back")

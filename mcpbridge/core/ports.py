@@ -78,5 +78,20 @@ class Upstream(Protocol):
     async def close(self) -> None: ...
 
 
+class Upward:
+    """A Reply: takes the client's progress on a server's question back to that server."""
+
+    can_ask = False
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    def notify(self, notification: Notification) -> None:
+        self._upstream.notify_now(notification)
+
+    async def ask(self, request: Request, asker: Reply | None = None) -> Response:
+        raise LookupError("a server is not asked back")
+
+
 Dial = Callable[[Era, Inbox], Awaitable[Upstream]]
 """Opens a conversation with one endpoint (spawns the child, prepares the HTTP client). Raises BridgeError(sent=False)."""

@@ -255,7 +255,7 @@ class _Listen:
             meta = {key: raw for key, raw in notification.meta.items() if key != SUBSCRIPTION_ID}
             self._link.session.notified(self._link.server, notification.with_meta(meta))
 
-    async def ask(self, request: Request) -> Response:
+    async def ask(self, request: Request, asker: Reply | None = None) -> Response:
         raise LookupError("a listen stream is not asked")
 
     def _changed(self) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from mcpbridge.core.exchange import ANONYMOUS, Exchange
+from mcpbridge.core.exchange import ANONYMOUS, Exchange, Reply
 from mcpbridge.core.pool import BackendSession, Refused
 from mcpbridge.core.state import PARKED, RequestStates, unknown
 from mcpbridge.era.questions import (
@@ -295,7 +295,7 @@ class ParkedCall:
     def closed(self, cause: BaseException | None) -> None:
         return None  # the call itself fails
 
-    async def ask(self, request: Request) -> Response:
+    async def ask(self, request: Request, asker: Reply | None = None) -> Response:
         return await self._answer(request, is_named=True)
 
     async def asked(self, request: Request) -> Response:

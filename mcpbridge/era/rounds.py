@@ -179,5 +179,5 @@ class _Rising:
                 self._highest = max(self._highest, value)
         self._x.reply.notify(notification)
 
-    async def ask(self, request: Request) -> Response:
+    async def ask(self, request: Request, asker: Reply | None = None) -> Response:
         raise LookupError("a modern server asks by its answer")

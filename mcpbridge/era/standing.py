@@ -11,7 +11,7 @@ import asyncio
 
 from msgspec import Raw
 
-from mcpbridge.core.exchange import ANONYMOUS, Exchange, NoReply
+from mcpbridge.core.exchange import ANONYMOUS, Exchange, NoReply, Reply
 from mcpbridge.core.pool import BackendSession, Pool, Refused, SessionKey
 from mcpbridge.era.questions import ASKED, capability_digest, lacking, legacy_capabilities, refused
 from mcpbridge.era.translate import NEWEST_LEGACY, bridge_info, initialize_params
@@ -139,7 +139,7 @@ class Way:
         """A question on a pipe that can only be this call's; servers ask for roots on their own, whatever the call."""
         return refused(request, request.method, None) if request.method == "roots/list" else await self.ask(request)
 
-    async def ask(self, request: Request) -> Response:
+    async def ask(self, request: Request, asker: Reply | None = None) -> Response:
         if request.method == "ping":
             return m.result(request.id, {})
         if request.method in ASKED and self._failure is None and self._task is not None:

@@ -97,12 +97,12 @@ class _Timed:
             self._deadline.extend(asyncio.get_running_loop().time())
         self._reply.notify(notification)
 
-    async def ask(self, request: Request) -> Response:
+    async def ask(self, request: Request, asker: Reply | None = None) -> Response:
         time = asyncio.get_running_loop().time
         self._deadline.pause(time())
         try:
             async with asyncio.timeout(self._wait):
-                return await self._reply.ask(request)
+                return await self._reply.ask(request, asker)
         except TimeoutError:
             detail = f"the client did not answer {request.method} in {self._wait:g} s"
             raise BridgeError("unanswered", detail) from None

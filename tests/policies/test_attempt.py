@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mcpbridge.core.exchange import Caller, Deadline, Exchange, NoReply, View
+from mcpbridge.core.exchange import Caller, Deadline, Exchange, NoReply, Reply, View
 from mcpbridge.errors import BridgeError
 from mcpbridge.policies.attempt import timeout
 from mcpbridge.wire import message as m
@@ -26,7 +26,7 @@ class Client:
     def notify(self, notification: m.Notification) -> None:
         return None
 
-    async def ask(self, request: m.Request) -> m.Response:
+    async def ask(self, request: m.Request, asker: Reply | None = None) -> m.Response:
         self.asked.set()
         return await self.answer
 

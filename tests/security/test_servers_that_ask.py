@@ -47,7 +47,7 @@ async def test_every_answer_reaches_its_own_call_whatever_the_order(bridge: Brid
         return m.result(request.id, {"resultType": "complete", "n": number, "said": m.loads(answers)["k"]["content"]["said"]})
 
     class Desk(Person):
-        async def ask(self, request: m.Request) -> m.Response:
+        async def ask(self, request: m.Request, asker: Reply | None = None) -> m.Response:
             future: asyncio.Future[m.Response] = asyncio.get_running_loop().create_future()
             open_questions.append((int(m.loads(request.param("message") or b"")), future))
             return await future

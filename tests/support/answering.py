@@ -58,7 +58,7 @@ class Person:
     def notify(self, notification: m.Notification) -> None:
         self.heard.append(notification)
 
-    async def ask(self, request: m.Request) -> m.Response:
+    async def ask(self, request: m.Request, asker: Reply | None = None) -> m.Response:
         self.asked.append(request)
         try:
             said = self.says(request)

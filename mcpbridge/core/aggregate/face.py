@@ -130,8 +130,8 @@ class _FaceReply:
     def notify(self, notification: Notification) -> None:
         self._reply.notify(self._face.notification(self._server, notification))
 
-    async def ask(self, request: Request) -> Response:
-        return self._face.answer(self._server, await self._reply.ask(self._face.question(self._server, request)))
+    async def ask(self, request: Request, asker: Reply | None = None) -> Response:
+        return self._face.answer(self._server, await self._reply.ask(self._face.question(self._server, request), asker))
 
 
 def edited(raw: Raw, changes: Mapping[str, Change]) -> Raw:

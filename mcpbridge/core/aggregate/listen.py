@@ -21,7 +21,7 @@ from mcpbridge.core.aggregate.face import Face
 from mcpbridge.core.aggregate.lists import Patience
 from mcpbridge.core.aggregate.names import task_owner
 from mcpbridge.core.aggregate.resources import Owners
-from mcpbridge.core.exchange import Exchange, Handler
+from mcpbridge.core.exchange import Exchange, Handler, Reply
 from mcpbridge.core.server import Server
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
@@ -182,7 +182,7 @@ class _Ear:
             what = notification.param("uri") or notification.param("taskId") or b""
             self._early[notification.method.encode() + bytes(what)] = shown
 
-    async def ask(self, request: Request) -> Response:
+    async def ask(self, request: Request, asker: Reply | None = None) -> Response:
         raise LookupError("a listen stream is not asked")
 
     def open(self) -> None:

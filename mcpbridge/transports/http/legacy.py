@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from mcpbridge.core.exchange import Exchange
+from mcpbridge.core.exchange import Exchange, NoReply, Reply
 from mcpbridge.errors import BridgeError
 from mcpbridge.transports.http.outcome import COMMENT, JSON, KEEP_ALIVE, SSE, Answer, extra, first, refuse
 from mcpbridge.transports.http.session import HttpSession, Stream
 from mcpbridge.transports.http1.server import HttpRequest, Responder
 from mcpbridge.wire.message import Notification, Request, Response
 
+_NOBODY = NoReply()
 FAST_ANSWER = 1.0  # seconds a legacy answer may take before its stream opens (decision 3)
 
 
@@ -168,7 +169,7 @@ class LegacyReply:
         if stream is not None:
             stream.send(notification.encode())
 
-    async def ask(self, request: Request) -> Response:
+    async def ask(self, request: Request, asker: Reply | None = None) -> Response:
         session, stream = self._session(), self._open()
         if session is None or not self._accepts_stream:
             raise BridgeError(
@@ -178,7 +179,7 @@ class LegacyReply:
             stream = session.general  # nobody reads, or can ever take up, the stream of this POST
             if self._is_answered and stream.responder is None:
                 raise BridgeError("stream_closed", "the call that the question belongs to was answered already", sent=False)
-        return await session.ask(request, self, stream)
+        return await session.ask(request, asker or _NOBODY, stream)
 
     def gone(self) -> None:
         """The client went away; the call runs on and its answer waits in the log (decision 3)."""

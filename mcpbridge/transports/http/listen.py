@@ -13,7 +13,7 @@ import asyncio
 from time import monotonic
 
 from mcpbridge.core.events import OpenLog
-from mcpbridge.core.exchange import Caller, Deadline, Exchange, Handler, NoReply, SessionMethod, SessionOp, View, view_of
+from mcpbridge.core.exchange import Caller, Deadline, Exchange, Handler, NoReply, Reply, SessionMethod, SessionOp, View, view_of
 from mcpbridge.core.server import Server
 from mcpbridge.core.session import Session
 from mcpbridge.errors import BridgeError, to_wire
@@ -204,5 +204,5 @@ class ModernReply:
         if self._beat is not None:
             self._beat.cancel()
 
-    async def ask(self, request: Request) -> Response:
+    async def ask(self, request: Request, asker: Reply | None = None) -> Response:
         raise LookupError("a modern client is not asked")

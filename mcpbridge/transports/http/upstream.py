@@ -15,7 +15,7 @@ from contextlib import aclosing, suppress
 
 from mcpbridge.core.exchange import QUESTION_WAIT, Era, NoReply, Reply
 from mcpbridge.core.peer import answered, incoming, outgoing
-from mcpbridge.core.ports import Inbox
+from mcpbridge.core.ports import Inbox, Upward
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError, to_wire
 from mcpbridge.observe.log import log
@@ -266,7 +266,7 @@ class HttpUpstream:
         """Answer a server's question, through the waiting client or by the session's owner."""
         try:
             async with asyncio.timeout(QUESTION_WAIT):
-                answer = await (reply.ask(question) if reply is not None else self._inbox.asked(question))
+                answer = await (reply.ask(question, Upward(self)) if reply is not None else self._inbox.asked(question))
         except TimeoutError:
             error = BridgeError("timeout", f"the client did not answer {question.method} in {QUESTION_WAIT:g} s")
             answer = m.error(question.id, to_wire(error))
