@@ -1,4 +1,5 @@
-"""A legacy-only MCP server on the official Python SDK 1.x (2024-11-05 to 2025-11-25), over HTTP and stdio.
+"""A legacy-only MCP server on the official Python SDK 1.x (2024-11-05 to 2025-11-25), over HTTP, HTTP+SSE and
+stdio.
 
 It serves the whole catalogue; where a tool of 2026 would answer ``input_required``, it asks its client by a request of its own,
 as SDK 1.x does: elicitation and sampling on the stream of the call, roots on the standalone one. Command line as
@@ -16,10 +17,14 @@ import catalogue_rounds as content
 import mcp.types as types
 from catalogue import Call, Json, Refusal
 from mcp.server.lowlevel import NotificationOptions, Server
+from mcp.server.sse import SseServerTransport
 from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import McpError
 from mcp.shared.message import ServerMessageMetadata
-from serving import Sessions, options, serve
+from serving import LOCAL_ONLY, Sessions, options, serve, serve_app
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Mount, Route
 
 NAME = "legacy-only-test-server"
 RESULTS: dict[str, type[types.Result]] = {
@@ -174,10 +179,25 @@ async def serve_stdio() -> None:
         await server.run(reader, writer, server.create_initialization_options())
 
 
+def sse_app() -> Starlette:
+    """HTTP+SSE with the SDK's own transport: a server for each stream."""
+    transport = SseServerTransport("/messages/", security_settings=LOCAL_ONLY)
+
+    async def stream(request: Any) -> Response:
+        server = build()
+        async with transport.connect_sse(request.scope, request.receive, request._send) as (reader, writer):
+            await server.run(reader, writer, server.create_initialization_options())
+        return Response()
+
+    return Starlette(routes=[Route("/sse", stream), Mount("/messages/", transport.handle_post_message)])
+
+
 def main() -> int:
     chosen = options("legacy-only MCP server for tests")
     if chosen.stdio:
         asyncio.run(serve_stdio())
+    elif chosen.sse:
+        serve_app(sse_app(), chosen.port)
     else:
         logging.getLogger("mcp.server").setLevel(logging.CRITICAL)  # it logs a traceback for every stream that a client closes
         sessions = Sessions(build())

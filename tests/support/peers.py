@@ -35,6 +35,7 @@ SHARED_OFF = {f"MCPBRIDGE_SERVER__PROTOCOLS__{name}__ENABLED": "false" for name 
 OWN = {
     "dual": [setup.python("sdk2"), str(HERE / "dual_server.py")],
     "legacy": [setup.python("sdk1"), str(HERE / "legacy_server.py")],
+    "legacy-sse": [setup.python("sdk1"), str(HERE / "legacy_server.py"), "--sse"],
     "modern": [setup.python("sdk2"), str(HERE / "modern_server.py")],
 }
 DUAL_STDIO = [*OWN["dual"], "--stdio"]
@@ -101,12 +102,15 @@ CLIENTS: dict[str, list[str]] = {
     "python-2-modern": [setup.python("sdk2"), str(DRIVERS / "python2_client.py"), "--mode", "2026-07-28"],
     "python-2-auto": [setup.python("sdk2"), str(DRIVERS / "python2_client.py"), "--mode", "auto"],
     "python-1": [setup.python("sdk1"), str(DRIVERS / "python1_client.py")],
+    "python-1-sse": [setup.python("sdk1"), str(DRIVERS / "python1_client.py"), "--sse"],
     "typescript-1": [setup.node(), str(DRIVERS / "typescript_client.mjs"), "--sdk", "1"],
+    "typescript-1-sse": [setup.node(), str(DRIVERS / "typescript_client.mjs"), "--sdk", "1", "--sse"],
     "typescript-2-legacy": [setup.node(), str(DRIVERS / "typescript_client.mjs"), "--sdk", "2", "--mode", "legacy"],
     "typescript-2-modern": [setup.node(), str(DRIVERS / "typescript_client.mjs"), "--sdk", "2", "--mode", "2026-07-28"],
 }
 MODERN_CLIENTS = [name for name in CLIENTS if name.endswith("modern")]
-LEGACY_CLIENTS = [name for name in CLIENTS if not name.endswith(("modern", "auto"))]
+LEGACY_CLIENTS = [name for name in CLIENTS if not name.endswith(("modern", "auto", "sse"))]
+SSE_CLIENTS = [name for name in CLIENTS if name.endswith("sse")]
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -265,13 +269,13 @@ def errors_of(process: subprocess.Popen[str]) -> str:
 
 @contextlib.contextmanager
 def serving(command: Sequence[str]) -> Iterator[str]:
-    """A server that prints its port as JSON, over HTTP; gives its URL. Raises: PeerFailed when it does not start."""
+    """A server that prints its port as JSON, over HTTP or HTTP+SSE; gives its URL. Raises: PeerFailed when it does not start."""
     with running(command) as process:
         assert process.stdout
         line = process.stdout.readline()
         if not line:
             raise PeerFailed(f"{shlex.join(command)} did not start: {errors_of(process)}")
-        url = f"http://localhost:{json.loads(line)['port']}/mcp"
+        url = f"http://localhost:{json.loads(line)['port']}/{'sse' if '--sse' in command else 'mcp'}"
         wait_listening(process, url)
         yield url
 
@@ -309,6 +313,10 @@ class Gateway:
 
     def url(self, server: str | None = None) -> str:
         return f"{self.base}/mcp/{server}" if server else f"{self.base}/mcp"
+
+    def stream(self, server: str) -> str:
+        """The address of a server's HTTP+SSE stream."""
+        return f"{self.base}/events/{server}"
 
     def errors(self) -> str:
         return errors_of(self.process)

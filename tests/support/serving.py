@@ -85,9 +85,13 @@ class Sessions(StreamableHTTPSessionManager):
 
 def serve(sessions: StreamableHTTPSessionManager, face: Any, port: int) -> None:
     """Serve the ASGI application ``face`` at ``http://localhost:PORT/mcp`` (0: a free port); prints ``{"port": N}``."""
+    serve_app(Starlette(routes=[Route("/mcp", face)], lifespan=lambda _: sessions.run()), port)
+
+
+def serve_app(app: Any, port: int) -> None:
+    """Serve an ASGI application at ``http://localhost:PORT`` (0: a free port); prints ``{"port": N}``."""
     listener = socket.create_server(("127.0.0.1", port))
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
-    app = Starlette(routes=[Route("/mcp", face)], lifespan=lambda _: sessions.run())
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[listener])
 
@@ -96,5 +100,6 @@ def options(about: str) -> argparse.Namespace:
     """The command line that all test servers have."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--stdio", action="store_true", help="serve stdin and stdout instead of HTTP")
+    parser.add_argument("--sse", action="store_true", help="serve HTTP+SSE at /sse (SDK 1.x)")
     parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1; 0 picks a free one")
     return parser.parse_args()

@@ -5,7 +5,7 @@ Questions from the server are answered with fixed values and recorded, so are no
 module; ``typescript_client.mjs`` does the same in its language.
 
 Usage of each driver: ``driver (--url URL | --command JSON_ARGV) [--mode legacy|auto|2026-07-28] [--plain] < plan.json``;
-``--plain`` declares no client capability at all.
+``--plain`` declares no client capability at all, ``--sse`` (SDKs 1.x) says that the URL is that of an HTTP+SSE stream.
 """
 
 from __future__ import annotations
@@ -148,6 +148,7 @@ def main(connect: Callable[[argparse.Namespace, list[Json], Record], Awaitable[J
     target.add_argument("--url")
     target.add_argument("--command", type=json.loads, help="JSON array: the command of a stdio server")
     parser.add_argument("--mode", default="legacy")
+    parser.add_argument("--sse", action="store_true", help="the URL is that of an HTTP+SSE stream")
     parser.add_argument("--plain", action="store_true", help="declare no client capabilities")
     options = parser.parse_args()
     steps = json.load(sys.stdin)

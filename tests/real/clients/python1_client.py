@@ -12,6 +12,7 @@ from typing import Any
 
 import plan
 from mcp import ClientSession, McpError, StdioServerParameters, types
+from mcp.client.sse import sse_client
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from plan import Json
@@ -127,7 +128,9 @@ async def converse(
 ) -> None:
     """Connect, carry out the plan and fill ``report``."""
     async with AsyncExitStack() as stack:
-        if options.url:
+        if options.sse:
+            reader, writer = await stack.enter_async_context(sse_client(options.url))
+        elif options.url:
             reader, writer, _ = await stack.enter_async_context(streamable_http_client(options.url))
         else:
             target = StdioServerParameters(command=options.command[0], args=options.command[1:])

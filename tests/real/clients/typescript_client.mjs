@@ -14,6 +14,7 @@ const { values: options } = parseArgs({
     command: { type: 'string' },
     mode: { type: 'string', default: 'legacy' },
     sdk: { type: 'string', default: '2' },
+    sse: { type: 'boolean', default: false },
     plain: { type: 'boolean', default: false }
   }
 });
@@ -77,6 +78,10 @@ function makeClient() {
 
 function makeTransport() {
   const v1 = options.sdk === '1';
+  if (options.sse) {
+    const { SSEClientTransport } = require('@modelcontextprotocol/sdk/client/sse.js');
+    return new SSEClientTransport(new URL(options.url));
+  }
   if (options.url) {
     const { StreamableHTTPClientTransport } = require(
       v1 ? '@modelcontextprotocol/sdk/client/streamableHttp.js' : '@modelcontextprotocol/client'

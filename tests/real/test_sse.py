@@ -1,0 +1,72 @@
+"""HTTP+SSE with the official SDKs on both ends: questions, progress, cancellation, list changes, logs and large answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.real.test_questions_and_events import DUAL, EVERYTHING, ROOT, methods
+from tests.support import peers, setup
+from tests.support.peers import MODERN_CLIENTS, SSE_CLIENTS, drive, texts
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+Json = dict[str, Any]
+
+
+def as_sse(url: str) -> str:
+    """The address of a stream as the configuration writes it."""
+    return url.replace("http://", "sse://")
+
+
+@contextlib.contextmanager
+def everything() -> Iterator[str]:
+    """The published server in its mode ``sse`` (SDK 1.x for TypeScript)."""
+    port = peers.free_port()
+    with peers.running([setup.node(), peers.js("server-everything"), "sse"], PORT=str(port)) as process:
+        url = f"http://localhost:{port}/sse"
+        peers.wait_listening(process, url)
+        yield as_sse(url)
+
+
+@pytest.mark.parametrize("client", [*SSE_CLIENTS, "python-1"])
+def test_what_the_everything_server_says_on_its_stream_reaches_clients_of_either_transport(client: str) -> None:
+    with everything() as target, peers.gateway({"one": target}) as bridge:
+        report = drive(client, bridge.stream("one") if client in SSE_CLIENTS else bridge.url("one"), EVERYTHING)
+    steps = report["steps"]
+    failed = [(step["do"], step.get("name"), entry) for step, entry in zip(EVERYTHING, steps, strict=True) if "error" in entry]
+    assert not failed, failed
+    assert "the model's answer" in texts(steps[1]) and "Ada" in texts(steps[2]) and ROOT in texts(steps[3])
+    assert [progress["progress"] for progress in steps[4]["ok"]["progress"]][:3] == [1, 2, 3]
+    assert "still here" in texts(steps[13])
+    assert {"sampling/createMessage", "elicitation/create", "roots/list"} <= set(methods(report, "questions"))
+
+
+@pytest.mark.parametrize(
+    ("client", "kind"),
+    [
+        *((client, kind) for client in SSE_CLIENTS for kind in ("legacy-sse", "legacy", "modern", "dual")),
+        *((client, "legacy-sse") for client in ("typescript-2-legacy", *MODERN_CLIENTS)),
+    ],
+)
+def test_the_whole_script_passes_with_http_sse_on_one_side_or_on_both(client: str, kind: str) -> None:
+    steps: list[Json] = [
+        *DUAL,
+        {"do": "call", "name": "echo", "arguments": {"payload": "x" * 1_000_000}},
+        {"do": "cancel", "name": "wait_for_cancel", "arguments": {"tag": "cut"}},
+        {"do": "call", "name": "echo", "arguments": {"payload": 1, "delay": 0.5}},  # the cancel travels beside the calls
+        {"do": "call", "name": "cancelled_tags"},
+    ]
+    with peers.own_http(kind) as url, peers.gateway({"one": as_sse(url) if kind == "legacy-sse" else url}) as bridge:
+        report = drive(client, bridge.stream("one") if client in SSE_CLIENTS else bridge.url("one"), steps)
+    done = report["steps"]
+    assert not [entry for entry in done if "error" in entry], done
+    assert [progress["progress"] for progress in done[0]["ok"]["progress"]] == [0, 50, 100]
+    assert texts(done[1]) == "LLM response: the model's answer"
+    assert json.loads(texts(done[2]).partition("content=")[2]) == {"response": "forty-two"}
+    assert ROOT in texts(done[3])
+    assert len(texts(done[len(DUAL)])) > 1_000_000
+    assert "cut" in texts(done[-1])
