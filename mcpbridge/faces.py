@@ -144,10 +144,10 @@ class Faces:
             if await self._knows(path[5:], request, responder):
                 await self._mcp.handle(request, responder, self._servers[path[5:]])
         elif self.sse is not None and path.startswith(self._sse_paths) and (place := self._below_sse(path)) is not None:
-            if place == "messages" and request.method == "POST":
+            if place == "/messages" and request.method == "POST":
                 await self.sse.handle_post(request, responder)
-            elif not place or await self._knows(place, request, responder):
-                await self.sse.handle_stream(request, responder, place or None)
+            elif not place or await self._knows(place[1:], request, responder):
+                await self.sse.handle_stream(request, responder, place[1:] or None)
         elif self.websocket is not None and (path.startswith(self._websocket_path) or request.upgrades_to("websocket")):
             await self._enter(self.websocket, request, responder)
         elif path == f"{API}/execute":
@@ -177,12 +177,10 @@ class Faces:
             await websocket.handle(request, responder, name)
 
     def _below_sse(self, path: str) -> str | None:
-        """What follows a path of HTTP+SSE: "" for the stream of everything; None for another path."""
+        """What follows a path of HTTP+SSE, "" for the stream of everything; None for another path."""
         for base in self._sse_paths:
-            if path == base:
-                return ""
-            if path.startswith(f"{base}/"):
-                return path[len(base) + 1 :]
+            if path == base or path.startswith(f"{base}/"):
+                return path[len(base) :]
         return None
 
     async def _knows(self, name: str, request: HttpRequest, responder: Responder) -> bool:
