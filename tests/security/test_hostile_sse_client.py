@@ -144,4 +144,5 @@ def test_without_the_protocol_its_paths_do_not_exist() -> None:
         for path in ("/events", "/sse", "/events/messages"):
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(bridge.base + path, timeout=5)
+            refused.value.close()
             assert refused.value.code == 404
