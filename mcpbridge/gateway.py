@@ -27,6 +27,7 @@ from mcpbridge.config.sections import EndpointSpec
 from mcpbridge.core.reception import Reception
 from mcpbridge.core.session import Session
 from mcpbridge.core.tasks import Spawn
+from mcpbridge.detection import Detection
 from mcpbridge.era import Crossings
 from mcpbridge.execute import Execute
 from mcpbridge.faces import Faces, Front, Frontends, bracketed, explain, public_rules
@@ -51,7 +52,7 @@ from mcpbridge.transports.sse.listen import SseFrontend
 from mcpbridge.transports.stdio.launch import withhold
 from mcpbridge.transports.stdio.socket import ForeignFile, SocketFrontend
 from mcpbridge.transports.websocket.listen import WebSocketFrontend
-from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, raise_fd_limit, run
+from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, raise_fd_limit, run, through_proxy
 
 _log = log("gateway")
 SNAPSHOT_AGE = 1.0  # seconds a snapshot is served before a new one is made (contract http.status)
@@ -124,6 +125,7 @@ class Gateway:
             parked_ttl=config.routing.parked_ttl,
         )
         async with bridge:
+            self._detection = self._detecting(bridge)
             reach = self._add_servers(bridge)
             verify = self._verify()
             events = MemoryEvents(max_bytes=config.sessions.event_log_max_bytes, max_age=config.sessions.max_idle)
@@ -149,6 +151,8 @@ class Gateway:
                 read_access=config.admin.read_access,
                 rules=public_rules(config),
                 metrics_path=config.metrics.path if config.metrics.enabled else None,
+                actions=self._detection.actions(),
+                strict=self._detection.actions(),
             )
             mcp = HttpFrontend(front, bridge.draining, events.open, deadline=config.routing.request_timeout)
             faces = Faces(config, bridge, app, mcp, execute)
@@ -199,6 +203,8 @@ class Gateway:
                 "tcp_binary": config.backends.tcp_binary.timeout,
             },
             sse=Comeback(config.backends.sse.reconnect_interval, config.backends.sse.max_retries),
+            detector=self._detection.detector if self._detection.enabled else None,
+            fallback=config.protocol_detection.fallback_protocol,
         )
         prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(config.servers) != 1)
         for spec in config.servers:
@@ -207,6 +213,22 @@ class Gateway:
             else:
                 _log.warn("server left out: its protocol is switched off", server=spec.name)
         return reach
+
+    def _detecting(self, bridge: Bridge) -> Detection:
+        found = self._config.protocol_detection
+        return Detection(
+            bridge.spawn,
+            self._registry,
+            role="gateway",
+            enabled=found.enabled,
+            timeout=found.timeout,
+            cache=found.cache_duration,
+            fallback=found.fallback_protocol,
+            configured=lambda: [e.url for spec in self._config.servers for e in spec.endpoints if e.url],
+            allowed=found.allowed_targets,
+            accuracy_target=found.accuracy_target,
+            via=through_proxy,
+        )
 
     def _verify(self) -> Verify | None:
         auth = self._config.auth
@@ -341,7 +363,13 @@ class Gateway:
             frontends = self._frontends.told(listening=not bridge.draining.is_set())
             config = ConfigStatus(self._loaded.path, timestamp(bridge.started), None)
             snapshot = self._status.snapshot(
-                bridge, frontends, store=store, ready=self._ready, config=config, not_after=self._not_after
+                bridge,
+                frontends,
+                store=store,
+                ready=self._ready,
+                config=config,
+                not_after=self._not_after,
+                detection=self._detection.snapshot(),
             )
             self._last = (now, snapshot)
             counts = self._frontends.counts()

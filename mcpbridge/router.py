@@ -25,16 +25,20 @@ from mcpbridge.config.load import Loaded
 from mcpbridge.config.router import RouterConfig
 from mcpbridge.config.rows import variables
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
+from mcpbridge.core.detect import POSITIVE_TTL
 from mcpbridge.core.duplex import DuplexClient
 from mcpbridge.core.exchange import ANONYMOUS, Exchange, Handler, Policy
 from mcpbridge.core.route import open_link
 from mcpbridge.core.server import Server
 from mcpbridge.core.tasks import share
+from mcpbridge.detection import Detection
 from mcpbridge.era import Crossings
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import configure, log
+from mcpbridge.observe.metrics import Registry
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
+from mcpbridge.status import Status
 from mcpbridge.stores.known import Known, identity
 from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.transports.stdio.launch import withhold
@@ -42,12 +46,13 @@ from mcpbridge.transports.stdio.standard import open_standard
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members
 from mcpbridge.wire.message import Request, Response
-from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, run
+from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, run, through_proxy
 
 _log = log("router")
 INITIALIZE_WAIT = 3.0  # seconds an unknown server may delay initialize and lists
 CLOSE_TIME = 5.0  # seconds everything has to end after SIGTERM or a closed stdout
 MAX_DIRECT = 32  # connections for calls to one address: many routers may share a server's limit per address
+WINDOW_WAIT = 0.2  # seconds after the start until the management port is opened: the client comes first
 PARENT_CHECK = 1.0  # seconds between looks whether the process that started us is still there
 
 
@@ -62,10 +67,11 @@ def main(loaded: Loaded[RouterConfig]) -> int:
         (value for endpoint in endpoints for value in endpoint.headers.values()),
         (*variables(RouterConfig), *(endpoint.token_env for endpoint in endpoints), config.gateway.auth.token_env),
     )
-    return run(lambda: _serve(config))
+    return run(lambda: _serve(loaded))
 
 
-async def _serve(config: RouterConfig) -> int:
+async def _serve(loaded: Loaded[RouterConfig]) -> int:
+    config = loaded.config
     if sys.stdin is not None and sys.stdin.isatty():
         print("mcpbridge router waits for MCP messages on stdin; see `mcpbridge router --help`", file=sys.stderr)  # noqa: T201 - for the person at the terminal
     connection = open_standard()
@@ -77,17 +83,26 @@ async def _serve(config: RouterConfig) -> int:
 
     on_signals(signalled)
     store = MemoryStore(idle_timeout=float("inf"))
+    status_of = Status(Registry(role="router"))
     bridge = Bridge(
         "router",
         store,
         Crossings(),
+        observe=status_of.attempted,
         start_timeout=max(config.local.request_timeout, 300.0),
         list_wait=INITIALIZE_WAIT,
         max_name=config.routing.max_name_length,
     )
     async with bridge:
         patience = config.local.request_timeout  # a call waits for a connection as long as it lives
-        direct = Reach(bridge, pool_size=MAX_DIRECT, queue_time=patience)
+        detection = _detecting(config, bridge, status_of)
+        direct = Reach(
+            bridge,
+            pool_size=MAX_DIRECT,
+            queue_time=patience,
+            detector=detection.detector if detection.enabled else None,
+            fallback=detection.fallback,
+        )
         gateway = Reach(
             bridge,
             pool_size=config.gateway.connection.pool.max_size,
@@ -111,6 +126,7 @@ async def _serve(config: RouterConfig) -> int:
         )
         client.start()
         bridge.spawn(_watch_parent(stop))
+        bridge.spawn(_open_window(loaded, bridge, status_of, detection))
         finished = asyncio.ensure_future(client.finished(config.local.request_timeout))
         await first_of(finished, stop)
         if stop.done():
@@ -125,6 +141,39 @@ async def _serve(config: RouterConfig) -> int:
         await direct.close()
         await gateway.close()
     return status
+
+
+def _detecting(config: RouterConfig, bridge: Bridge, status: Status) -> Detection:
+    found = config.direct_clients.auto_detection
+    fallback = found.fallback_strategy
+    return Detection(
+        bridge.spawn,
+        status.registry,
+        role="router",
+        enabled=found.enabled,
+        timeout=found.timeout,
+        cache=POSITIVE_TTL,
+        fallback="none" if fallback == "none" or (fallback == "gateway" and config.gateway.url) else "http",
+        configured=lambda: [e.url for spec in config.servers for e in spec.endpoints if e.url],
+        allowed=found.allowed_targets,
+        loopback=True,
+        via=through_proxy,
+    )
+
+
+async def _open_window(loaded: Loaded[RouterConfig], bridge: Bridge, status: Status, detection: Detection) -> None:
+    """The management port, once whoever started us has been answered; until the bridge ends."""
+    if not loaded.config.metrics.enabled:
+        return
+    await asyncio.sleep(WINDOW_WAIT)
+    from mcpbridge.management import Management
+
+    window = Management(loaded.config, bridge, status, detection, loaded.path)
+    await window.open()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await window.close()
 
 
 def _add_servers(config: RouterConfig, bridge: Bridge, direct: Reach, gateway: Reach) -> Server | tuple[Server, ...]:

@@ -12,11 +12,14 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
+from msgspec import UNSET
+
 from mcpbridge import __version__
 from mcpbridge.bridge import Bridge
 from mcpbridge.core.exchange import Exchange
 from mcpbridge.core.server import Backend
 from mcpbridge.errors import BridgeError
+from mcpbridge.observe.findings import Conversions, Detections, Unconverted
 from mcpbridge.observe.metrics import Counter, Registry, Summary
 from mcpbridge.observe.sketch import Window, quantile
 from mcpbridge.observe.snapshot import (
@@ -39,6 +42,8 @@ from mcpbridge.policies.access_log import Tally
 
 RATE_WINDOW = 10.0  # seconds over which rates are measured
 STRATEGY = "least_conn"
+GATEWAY = "gateway"  # the name of a router's one server that is no direct one
+MAX_UNCONVERTED = 200  # failed conversions that are kept
 
 
 class Rates:
@@ -74,6 +79,10 @@ class Status:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
+        self._role = registry.role
+        self._direct: dict[str, tuple[dict[str, Counter], Summary]] = {}
+        self._unconverted: deque[Unconverted] = deque(maxlen=MAX_UNCONVERTED)
+        self._failed_conversions = 0
         self._sequence = 0
         self.tallies: dict[str, Tally] = {name: Tally() for name in PROTOCOL_NAMES}  # the access log's
         self._latencies: dict[str, Window] = {}  # by backend
@@ -92,6 +101,9 @@ class Status:
             window = self._latencies[backend.name] = Window()
         if x.view.method != "subscriptions/listen":
             window.add(seconds, now)
+        if self._role == "router":
+            self._routed(backend, x, seconds, error)
+            return
         pair = self._balanced.get(backend.protocol)
         if pair is None:
             pair = self._balanced[backend.protocol] = (
@@ -110,6 +122,32 @@ class Status:
                 labels = {"from": key[0], "to": key[1], "result": key[2]}
                 counter = self._converted[key] = self.registry.counter("mcp_gateway_protocol_conversion_total", **labels)
             counter.inc()
+            if failed and error is not None:
+                self._failed_conversions += 1
+                at = timestamp(time.time())
+                self._unconverted.appendleft(
+                    Unconverted(at, key[0], key[1], x.view.method[:255], error.reason, backend.name, x.caller.request_id)
+                )
+
+    def _routed(self, backend: Backend, x: Exchange, seconds: float, error: BridgeError | None) -> None:
+        """What a router counts: calls on direct servers by protocol, and how long the gateway takes for the others."""
+        is_call = x.view.method != "subscriptions/listen"
+        if backend.server.name == GATEWAY:
+            if is_call:
+                self.registry.observe("mcp_router_gateway_latency_seconds", seconds)
+            return
+        known = self._direct.get(backend.protocol)
+        if known is None:
+            latency = self.registry.summary("mcp_router_direct_latency_seconds", protocol=backend.protocol)
+            known = self._direct[backend.protocol] = ({}, latency)
+        end = "success" if error is None else "timeout" if error.reason == "timeout" else "error"
+        counter = known[0].get(end)
+        if counter is None:
+            labels = {"protocol": backend.protocol, "result": end}
+            counter = known[0][end] = self.registry.counter("mcp_router_direct_requests_total", **labels)
+        counter.inc()
+        if is_call:
+            known[1].observe(seconds)
 
     def snapshot(
         self,
@@ -120,6 +158,7 @@ class Status:
         ready: bool,
         config: ConfigStatus,
         not_after: float | None = None,
+        detection: Detections | None = None,
     ) -> Snapshot:
         """The picture now. ``frontends``: enabled frontend protocols."""
         now = time.monotonic()
@@ -128,8 +167,14 @@ class Status:
         protocols = tuple(self._protocol(name, frontends.get(name), backends, now) for name in PROTOCOL_NAMES)
         status, reasons = _overall(bridge, protocols, backends, ready)
         self._note_changes(bridge, backends)
-        for protocol in protocols:
-            self.registry.set("mcp_gateway_protocol_up", float(protocol.healthy), protocol=protocol.name)
+        if self._role == "gateway":
+            for protocol in protocols:
+                self.registry.set("mcp_gateway_protocol_up", float(protocol.healthy), protocol=protocol.name)
+        else:
+            for backend in backends:
+                if backend.server != GATEWAY:
+                    labels = {"server": backend.server, "protocol": backend.protocol}
+                    self.registry.set("mcp_router_direct_client_up", float(is_healthy(backend.state)), **labels)
         return Snapshot(
             role=bridge.role,
             sequence=self._sequence,
@@ -145,6 +190,8 @@ class Status:
             reasons=reasons,
             tls=Tls(timestamp(not_after) if not_after is not None else None),
             config=config,
+            detection=detection if detection is not None else UNSET,
+            conversions=Conversions(self._failed_conversions, tuple(self._unconverted)),
             events=tuple(bridge.events),
         )
 

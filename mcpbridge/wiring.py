@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -15,16 +16,22 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from mcpbridge.bridge import Bridge, Way
 from mcpbridge.config.protocols import SECURE, protocol_of, rescheme
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
+from mcpbridge.core.detect import Target
 from mcpbridge.core.ports import Dial
 from mcpbridge.core.server import Server
+from mcpbridge.detect.detector import Detector
+from mcpbridge.detect.dial import DetectedDial
 from mcpbridge.observe.log import log
 from mcpbridge.proxies import proxy_for
 from mcpbridge.secrets import resolve_endpoint
 from mcpbridge.transports.http.dial import dial as dial_http
 from mcpbridge.transports.http1.pool import HttpPool
+from mcpbridge.transports.proxy import Route
 from mcpbridge.transports.sse.dial import COMEBACK, Comeback
 from mcpbridge.transports.sse.dial import dial as dial_sse
 from mcpbridge.transports.stdio import guard
@@ -54,8 +61,13 @@ class Reach:
         queue_time: float | None = None,
         sse: Comeback = COMEBACK,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        detector: Detector | None = None,
+        fallback: str = "http",
     ) -> None:
+        """``detector`` finds out what http addresses speak that name no protocol; ``fallback`` is spoken when it cannot."""
         self._bridge = bridge
+        self._detector = detector
+        self._fallback = fallback
         self._max_message = max_message
         self._max_response = max_response
         self._pool_size = pool_size
@@ -68,33 +80,53 @@ class Reach:
         self._tls = tls
         self._context: ssl.SSLContext | None = None
         self.pools: dict[str, HttpPool] = {}
+        self.detected: list[DetectedDial] = []
 
     def add(self, spec: ServerSpec, *, prefix: bool = True) -> Server:
         """Add a configured server to the bridge."""
-        return self._bridge.add(
+        ways = [self._way(spec.name, endpoint) for endpoint in spec.endpoints]
+        server = self._bridge.add(
             spec.name,
-            [self._way(spec.name, endpoint) for endpoint in spec.endpoints],
+            ways,
             isolation=spec.isolation,
             limit=spec.max_children,
             prefix=prefix,
             namespace=spec.namespace,
             idle_timeout=spec.idle_timeout,
         )
+        for way, backend in zip(ways, server.backends, strict=True):
+            if isinstance(way.dial, DetectedDial):
+                way.dial.attach(backend)
+                self.detected.append(way.dial)
+        return server
 
     async def close(self) -> None:
         for pool in self.pools.values():
             await pool.close()
 
     def _way(self, name: str, endpoint: EndpointSpec) -> Way:
-        """How an endpoint is reached: one line per protocol, one method for each."""
+        """How an endpoint is reached."""
         protocol = kind_of(endpoint)
+        dial: Dial
+        if self._detector is not None and is_open(endpoint):
+
+            def make(found: str, url: str) -> Dial:
+                return self._dial(found, name, msgspec.structs.replace(endpoint, url=url, protocol=found))
+
+            dial = DetectedDial(self._detector, endpoint.url, make, self._fallback)
+        else:
+            dial = self._dial(protocol, name, endpoint)
+        return Way(protocol, endpoint.target, dial, is_child=bool(endpoint.command))
+
+    def _dial(self, protocol: str, name: str, endpoint: EndpointSpec) -> Dial:
+        """One line per protocol, one method for each. Raises KeyError for a protocol that is not spoken."""
         dial: Callable[[str, EndpointSpec], Dial] = {
             "stdio": self._child if endpoint.command else self._socket,
             "http": self._http,
             "websocket": self._websocket,
             "sse": self._stream,
         }[protocol]
-        return Way(protocol, endpoint.target, dial(name, endpoint), is_child=bool(endpoint.command))
+        return dial(name, endpoint)
 
     def _child(self, name: str, endpoint: EndpointSpec) -> Dial:
         return dial_stdio(
@@ -185,6 +217,20 @@ class Reach:
 def kind_of(endpoint: EndpointSpec) -> str:
     """The protocol of an endpoint: a command is stdio, an address what it declares or its scheme says."""
     return "stdio" if endpoint.command else protocol_of(endpoint.url, endpoint.protocol)
+
+
+def through_proxy(target: Target) -> Callable[[], Coroutine[Any, Any, socket.socket]] | None:
+    """How detection connects to a target that the environment puts behind a proxy; None: directly."""
+    if target.scheme == "unix":
+        return None
+    scheme = "https" if target.scheme in ("https", "wss", "tcps") else "http"
+    proxy = proxy_for(f"{scheme}://{target.authority}", os.environ)
+    return Route(target.host, target.port, proxy).open if proxy is not None else None
+
+
+def is_open(endpoint: EndpointSpec) -> bool:
+    """Whether only detection can say what an endpoint speaks: an http address without a protocol."""
+    return endpoint.protocol == "auto" and urlsplit(endpoint.url).scheme in ("http", "https") and "${" not in endpoint.url
 
 
 def _argv(endpoint: EndpointSpec) -> list[str]:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
 
-from mcpbridge.admin.prometheus import CONTENT_TYPE, expose
 from mcpbridge.admin.views import API_PREFIX, body, redacted, views
 from mcpbridge.core.exchange import Principal
 from mcpbridge.errors import BridgeError
@@ -56,6 +55,7 @@ class Answer(NamedTuple):
 class App:
     """See the module. ``snapshot`` gives the present Snapshot; ``metrics_path`` None switches metrics off.
 
+    ``strict``: actions that a local caller needs a token for, too, where anybody can sign in.
     ``verify`` None: nobody can sign in, so only local callers see everything and act. ``rules``: our names besides loopback.
     """
 
@@ -69,6 +69,7 @@ class App:
         metrics_path: str | None = "/metrics",
         api_prefix: str = API_PREFIX,
         actions: Mapping[str, Action] | None = None,
+        strict: Collection[str] = (),
         rules: HostRules | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -80,6 +81,7 @@ class App:
         self._views = views(api_prefix)
         self._stream_path = f"{api_prefix}/status/stream"
         self._actions = {f"{api_prefix}{path}": action for path, action in (actions or {}).items()}
+        self._strict = {f"{api_prefix}{path}" for path in strict}
         self._rules = rules
         self._sleep = sleep
         self._streams = 0
@@ -124,17 +126,22 @@ class App:
         The body of a HEAD is that of its GET: who writes the answer leaves it out.
         """
         try:
-            if path in self._actions:
+            if path in self._actions and (method == "POST" or path not in self._views):
                 return await self._act(method, path, headers, peer, content, id)
             is_metrics = metrics and path == self._metrics_path
             if not is_metrics and path != self._stream_path and path not in self._views:
                 return _error(404, "nothing is served at this path", "GET /health and /api/v1/status are", id)
             if method not in ("GET", "HEAD"):
-                return _not_allowed("GET, HEAD", id)
+                return _not_allowed("GET, HEAD, POST" if path in self._actions else "GET, HEAD", id)
             if is_metrics:
                 self._may_see_all(headers, peer, self._needs_token)
+                from mcpbridge.admin.prometheus import (  # not before somebody asks: many routers never are
+                    CONTENT_TYPE,
+                    expose,
+                )
+
                 self._snapshot()  # gauges are set when the picture is made
-                return _ok(200, CONTENT_TYPE, expose(self._registry.collect()))
+                return _ok(200, CONTENT_TYPE, expose(self._registry.collect(), self._registry.role))
             if path == self._stream_path:
                 return self._open_stream(method, query, headers, peer, id)
             view = self._views[path]
@@ -217,7 +224,8 @@ class App:
     async def _act(self, method: str, path: str, headers: Mapping[str, str], peer: str, content: bytes, id: str) -> Answer:
         if method != "POST":
             return _not_allowed("POST", id)
-        if self._has_token(headers) or "origin" in headers or not self._is_local(headers, peer):
+        is_strict = self._verify is not None and path in self._strict
+        if is_strict or self._has_token(headers) or "origin" in headers or not self._is_local(headers, peer):
             require(self._principal(headers), "mcp:admin")
         kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
         if kind not in _BODY_TYPES:
@@ -264,9 +272,11 @@ def _not_allowed(allow: str, id: str) -> Answer:
 def _refused(error: BridgeError, id: str) -> Answer:
     status = error.fault.status
     code = {401: "MCPB-AUTH-401", 403: "MCPB-AUTH-SCOPE"}.get(status)
-    answer = _error(status, str(error), "send Authorization: Bearer TOKEN with the scope this needs", id, code)
+    hint = "send Authorization: Bearer TOKEN with the scope this needs" if status in (401, 403) else ""
+    answer = _error(status, str(error), hint, id, code)
     challenge = error.data.get("challenge")
-    return Answer(status, [*answer.headers, *([("www-authenticate", challenge)] if challenge else [])], answer.body)
+    more = [("www-authenticate", challenge)] if challenge else [("retry-after", "60")] if status == 429 else []
+    return Answer(status, [*answer.headers, *more], answer.body)
 
 
 def _interval(query: str) -> float | None:

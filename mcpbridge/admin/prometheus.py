@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from mcpbridge.observe.metrics import HISTOGRAM_BOUNDS, METRICS, Metric, Reading, Readings
+from mcpbridge.observe.metrics import HISTOGRAM_BOUNDS, METRICS, Metric, Reading, Readings, Role
 from mcpbridge.observe.sketch import quantile
 
 if TYPE_CHECKING:
@@ -22,26 +22,27 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 QUANTILES = (0.5, 0.95, 0.99)
 
 
-def expose(readings: Readings) -> bytes:
-    """The page of ``/metrics``."""
+def expose(readings: Readings, role: Role | None = None) -> bytes:
+    """The page of ``/metrics`` of one program; without ``role`` every row of the table is on it."""
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Page(readings))
+    registry.register(_Page(readings, role))
     return generate_latest(registry)
 
 
 class _Page:
     """Readings as prometheus_client's collector."""
 
-    def __init__(self, readings: Readings) -> None:
+    def __init__(self, readings: Readings, role: Role | None) -> None:
         self._readings = readings
+        self._rows = [row for row in METRICS.values() if role in (None, row.role)]
 
     def describe(self) -> list[Family]:
         return []  # else registering would collect once more
 
     def collect(self) -> Iterator[Family]:
-        return (_family(row, self._readings.get(row.name, ())) for row in METRICS.values())
+        return (_family(row, self._readings.get(row.name, ())) for row in self._rows)
 
 
 def _family(row: Metric, readings: Iterable[Reading]) -> Family:

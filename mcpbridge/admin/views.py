@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import asdict, replace
 
+from mcpbridge.admin import protocols
 from mcpbridge.errors import FAULTS
 from mcpbridge.observe.snapshot import (
     PROTOCOL_NAMES,
@@ -54,7 +55,12 @@ def views(api_prefix: str = API_PREFIX) -> dict[str, View]:
         "/readyz": View(_ready, is_open=True),
         "/ready": View(_ready, is_open=True),
         "/health/protocols": View(_protocols),
+        "/health/protocol-detection": View(protocols.health),
         f"{api_prefix}/status": View(lambda snapshot: (200, snapshot)),
+        f"{api_prefix}/protocols/detect": View(protocols.detect),
+        f"{api_prefix}/protocols/detect/failures": View(protocols.detect_failures),
+        f"{api_prefix}/protocols/cache": View(protocols.cache),
+        f"{api_prefix}/protocols/conversions/failures": View(protocols.conversion_failures),
     }
     for name in PROTOCOL_NAMES:
         table[f"/health/{name}"] = View(_protocol_view(name))
@@ -70,7 +76,7 @@ def body(value: Any) -> bytes:
 def redacted(snapshot: Snapshot) -> Snapshot:
     """What anybody may know: no addresses, no commands, no paths, no texts that may hold one."""
     return replace(
-        snapshot,
+        protocols.redacted(snapshot),
         protocols=tuple(
             replace(part, reason=_without_places(part.reason), frontend=replace(part.frontend, address=None))
             for part in snapshot.protocols

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from mcpbridge.config.backends import Backends
+from mcpbridge.config.detection import GatewayDetection
 from mcpbridge.config.frontends import Protocols
 from mcpbridge.config.kinds import (
     BOOL,
@@ -234,6 +235,7 @@ class GatewayConfig(Section, frozen=True, kw_only=True):
     sessions: Sessions = Sessions()
     discovery: Discovery = Discovery()
     routing: Routing = Routing()
+    protocol_detection: GatewayDetection = GatewayDetection()
     metrics: Metrics = Metrics()
     logging: Logging = Logging()
     admin: Admin = Admin()

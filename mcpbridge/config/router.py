@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from mcpbridge.config.kinds import BOOL, COUNT, PATH, SERVERS, TEXT, URL, choice, duration, integer, matching
+from mcpbridge.config.detection import RouterDetection
+from mcpbridge.config.kinds import BOOL, COUNT, HOST_PORT, PATH, SERVERS, TEXT, URL, choice, duration, integer, matching
 from mcpbridge.config.problems import Place, Problem
 from mcpbridge.config.rows import Row, Section
 from mcpbridge.config.sections import Logging, ServerSpec
@@ -92,6 +93,7 @@ class DirectClients(Section, frozen=True, kw_only=True):
     enabled: Annotated[
         bool, Row(BOOL, "false: gateway only", env=("MCP_DIRECT_CLIENTS_ENABLED",), aliases=("direct.enabled",))
     ] = True
+    auto_detection: RouterDetection = RouterDetection()
     servers: Annotated[
         tuple[ServerSpec, ...], Row(SERVERS, "servers with their endpoints", aliases=("servers",), item=ServerSpec)
     ] = ()
@@ -105,6 +107,15 @@ class RouterRouting(Section, frozen=True, kw_only=True):
         Row(choice("always", "auto", "never"), "server__ before names of direct servers; auto: unless there is exactly one"),
     ] = "always"
     max_name_length: Annotated[int, Row(integer(16, 128), "longest exposed tool name; longer ones are hash-shortened")] = 48
+
+
+class RouterMetrics(Section, frozen=True, kw_only=True):
+    """The management port: health, status, metrics, detection."""
+
+    enabled: Annotated[bool, Row(BOOL, "false: no management port", env=("MCP_METRICS_ENABLED",))] = True
+    endpoint: Annotated[
+        str, Row(HOST_PORT, "management port; busy (another router has it): a warning, and the router goes on without")
+    ] = "localhost:9091"
 
 
 class RouterLogging(Logging, frozen=True, kw_only=True):
@@ -122,6 +133,7 @@ class RouterConfig(Section, frozen=True, kw_only=True):
     direct_clients: DirectClients = DirectClients()
     routing: RouterRouting = RouterRouting()
     logging: RouterLogging = RouterLogging()
+    metrics: RouterMetrics = RouterMetrics()
 
     @property
     def servers(self) -> tuple[ServerSpec, ...]:

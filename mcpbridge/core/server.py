@@ -102,6 +102,7 @@ class Backend:
         self.speaks: dict[Era, bool] = {}
         self.state: State = "unknown"
         self.reason: str | None = None
+        self.fault: str | None = None  # the row of ``errors.FAULTS`` that made it down
         self.since = time.time()
         self.outcome = Outcome()
         self.version: str | None = None
@@ -151,6 +152,7 @@ class Backend:
         self.outcome.consecutive += 1
         self.outcome.last_at = time.time()
         if not error.sent or error.reason in ("server_exited", "stdio_no_such_file", "http_not_found", "protocol_mismatch"):
+            self.fault = error.reason
             self._turn("down", str(error))
 
     def _turn(self, state: State, reason: str | None) -> None:

@@ -20,6 +20,7 @@ import msgspec
 
 from mcpbridge.core.detect import NEGATIVE_TTL, Accuracy, Guard, Memory, Target, Tried, Verdict
 from mcpbridge.core.tasks import Spawn, share
+from mcpbridge.detect.line import Via
 from mcpbridge.detect.race import BUDGET, examine
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
@@ -55,6 +56,7 @@ class Detector:
         budget: float = BUDGET,
         ttl: float = 300.0,
         context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        via: Via | None = None,
         on_verdict: Told | None = None,
         on_lookup: Callable[[bool], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -68,6 +70,7 @@ class Detector:
         self._spawn = spawn
         self._make_context = context
         self._context: ssl.SSLContext | None = None
+        self._via = via
         self._on_verdict = on_verdict
         self._on_lookup = on_lookup
         self._clock = clock
@@ -122,6 +125,10 @@ class Detector:
             )  # fmt: skip
             self.memory.keep(address, doubt, entry.since)
 
+    def forget(self, address: str) -> None:
+        """Nothing is known any more; no judgement."""
+        self.memory.drop(address)
+
     # For API callers
 
     async def inspect(self, addresses: Sequence[str], guard: Guard) -> list[tuple[Verdict, bool]]:
@@ -166,7 +173,7 @@ class Detector:
     async def _examine(self, target: Target, guarded: bool) -> Verdict:
         if target.scheme not in ("tcp", "ws", "unix") and self._context is None:
             self._context = self._make_context()
-        verdict = await examine(target, self._spawn, budget=self.budget, guarded=guarded, context=self._context)
+        verdict = await examine(target, self._spawn, budget=self.budget, guarded=guarded, context=self._context, via=self._via)
         self.memory.keep(target.text, verdict, self._clock())
         self._note(verdict)
         _log.debug(

@@ -12,11 +12,13 @@ import os
 import socket
 import ssl
 import stat
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from mcpbridge.core.detect import Target, is_forbidden
+from mcpbridge.errors import BridgeError
 
 MAX_READ = 16_384  # bytes of one connection; what needs more proves nothing
 MAX_SOCKETS = 4  # of one target at once
@@ -24,6 +26,8 @@ STAGGER = 0.1  # seconds one address has before the next is tried beside it
 CONNECT_NEAR = 0.4  # seconds for a connection; a tenth of a second of it is a TLS handshake on a slow machine
 
 Address = tuple[int, Any]
+Via = Callable[[Target], "Callable[[], Awaitable[socket.socket]] | None"]
+"""How a target is connected to when not directly (through a proxy); None: directly."""
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -52,6 +56,7 @@ class Site:
     answered: bool = False
     untrusted: str = ""
     context: ssl.SSLContext | None = None
+    connect: Callable[[], Awaitable[socket.socket]] | None = None
     sockets: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_SOCKETS))
 
     @property
@@ -60,11 +65,17 @@ class Site:
         return f"{'https' if self.tls else 'http'}://{self.target.authority}"
 
     @classmethod
-    async def resolve(cls, target: Target, *, guarded: bool, context: ssl.SSLContext | None) -> Site:
-        """Find its addresses once. ``guarded``: leave out those no API caller may have connected to. Raises Unreachable."""
+    async def resolve(cls, target: Target, *, guarded: bool, context: ssl.SSLContext | None, via: Via | None = None) -> Site:
+        """Find its addresses once, unless a proxy does. Raises Unreachable.
+
+        ``guarded``: leave out those no API caller may have connected to.
+        """
         tls = target.scheme in ("https", "wss", "tcps")
         if target.scheme == "unix":
             return cls(target, [(socket.AF_UNIX, _own_socket(target.path))], context=context)
+        connect = via(target) if via is not None else None
+        if connect is not None:
+            return cls(target, [], tls=tls, context=context, connect=connect)
         is_literal = True
         try:
             found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
@@ -211,6 +222,11 @@ def unchecked() -> ssl.SSLContext:
 
 async def _connect(site: Site) -> socket.socket:
     """A connected socket; the address that answered first is the only one from then on. Raises OSError."""
+    if site.connect is not None:
+        try:
+            return await site.connect()
+        except BridgeError as error:
+            raise Unreachable(str(error)) from None
     if len(site.addresses) == 1:
         return await _try(*site.addresses[0])
     waiting = list(site.addresses)
@@ -225,10 +241,11 @@ async def _connect(site: Site) -> socket.socket:
             done, _ = await asyncio.wait(attempts, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED)
             for attempt in done:
                 address = attempts.pop(attempt)
-                if (error := attempt.exception()) is None:
+                why = attempt.exception()
+                if why is None:
                     site.addresses = [address]
                     return attempt.result()
-                failed = error if isinstance(error, OSError) else failed
+                failed = why if isinstance(why, OSError) else failed
     finally:
         for attempt in attempts:
             attempt.cancel()

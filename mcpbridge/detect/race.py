@@ -19,7 +19,7 @@ from typing import Any
 
 from mcpbridge.core.detect import Target, Tried, Verdict
 from mcpbridge.core.tasks import Spawn
-from mcpbridge.detect.line import Site, Unreachable
+from mcpbridge.detect.line import Site, Unreachable, Via
 from mcpbridge.detect.probes import PATIENCE, HttpProbes, Proof, lines, mcpb, websocket
 from mcpbridge.wire.proof import CLOSED
 
@@ -39,6 +39,7 @@ async def examine(
     budget: float = BUDGET,
     guarded: bool = False,
     context: ssl.SSLContext | None = None,
+    via: Via | None = None,
 ) -> Verdict:
     """The verdict on a target, within ``budget`` seconds; never an exception of the network.
 
@@ -50,7 +51,7 @@ async def examine(
     site: Site | None = None
     try:
         async with asyncio.timeout(max(budget - MARGIN, 0.01)):
-            site = await Site.resolve(target, guarded=guarded, context=context)
+            site = await Site.resolve(target, guarded=guarded, context=context, via=via)
             proof = await _run(site, spawn, notes)
             if proof is None and notes.may_want_tls and not site.tls and target.scheme != "unix":
                 site.tls = True

@@ -25,6 +25,7 @@ from mcpbridge.observe.sketch import Window, add_up
 from mcpbridge.observe.snapshot import PROTOCOL_NAMES
 
 Kind = Literal["counter", "gauge", "summary", "histogram"]
+Role = Literal["gateway", "router"]
 MAX_SERIES = 500
 OTHER = "other"
 HISTOGRAM_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -34,6 +35,8 @@ STRATEGIES = ("cross_protocol", "protocol_specific", "least_conn", "round_robin"
 _METHODS = ("GET", "POST", "DELETE")
 _STATES = ("active", "idle", "draining")
 _RESULTS = ("success", "failure")
+_ENDS = ("success", "error", "timeout", "cancelled")
+_VERDICTS = ("success", "unknown", "refused", "unreachable")
 
 
 class Metric(NamedTuple):
@@ -48,6 +51,11 @@ class Metric(NamedTuple):
     help: str
     merge: Literal["sum", "max", "min"] = "sum"
     start: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def role(self) -> Role:
+        """The program whose series it is."""
+        return "router" if self.name.startswith("mcp_router_") else "gateway"
 
 
 def _rows() -> Iterable[Metric]:
@@ -110,6 +118,52 @@ def _rows() -> Iterable[Metric]:
         "End of validity of the loaded certificate, Unix time.",
         merge="min",
     )
+    for role in ("gateway", "router"):
+        yield from _detection(role)
+    yield Metric(
+        "mcp_router_direct_requests_total",
+        "counter",
+        {"protocol": PROTOCOL_NAMES, "result": _ENDS},
+        "Calls on direct servers by their protocol and end.",
+    )
+    yield Metric(
+        "mcp_router_direct_latency_seconds",
+        "summary",
+        {"protocol": PROTOCOL_NAMES},
+        "Time of a call on a direct server, quantiles over five minutes.",
+    )
+    yield Metric(
+        "mcp_router_gateway_latency_seconds", "summary", {}, "Time of a call on the gateway, quantiles over five minutes."
+    )
+    yield Metric(
+        "mcp_router_direct_client_up",
+        "gauge",
+        {"server": None, "protocol": PROTOCOL_NAMES},
+        "1 when the direct server answers.",
+    )
+
+
+def _detection(role: str) -> Iterable[Metric]:
+    name = f"mcp_{role}_protocol_detection"
+    protocols = (*PROTOCOL_NAMES, "none")
+    yield Metric(
+        f"{name}_total",
+        "counter",
+        {"protocol": protocols, "result": _VERDICTS},
+        "Detections by the protocol found, none without a verdict.",
+        start=tuple(("none" if verdict != "success" else protocol, verdict) for verdict in _VERDICTS
+                    for protocol in (PROTOCOL_NAMES if verdict == "success" else PROTOCOL_NAMES[:1])),
+    )  # fmt: skip
+    yield Metric(
+        f"{name}_accuracy",
+        "gauge",
+        {"protocol": PROTOCOL_NAMES},
+        "Verdicts confirmed by a session within 30 s, of all that were used.",
+        merge="min",
+    )
+    yield Metric(f"{name}_duration_seconds", "summary", {"protocol": protocols}, "Time of a detection that was not remembered.")
+    yield Metric(f"{name}_cache_hits_total", "counter", {}, "Lookups that a remembered verdict answered.", start=((),))
+    yield Metric(f"{name}_cache_misses_total", "counter", {}, "Lookups that needed a probe.", start=((),))
 
 
 METRICS: dict[str, Metric] = {row.name: row for row in _rows()}
@@ -207,14 +261,16 @@ class Histogram:
 class Registry:
     """All values of one process. Get a handle once with ``counter``, ``gauge``, ``summary`` or ``histogram`` and keep it.
 
-    ``clock`` gives seconds that never go back. An unknown name or label is a mistake in the program: KeyError.
+    ``clock`` gives seconds that never go back; of ``role`` are the series that start at 0. An unknown name or label is a
+    mistake in the program: KeyError.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, role: Role = "gateway") -> None:
+        self.role = role
         self._clock = clock
         self._series: dict[str, dict[tuple[str, ...], Counter | Gauge | Summary | Histogram]] = {name: {} for name in METRICS}
         for row in METRICS.values():
-            for values in row.start:
+            for values in row.start if row.role == role else ():
                 self._handle(row.kind, row.name, dict(zip(row.labels, values, strict=True)))
 
     def counter(self, name: str, **labels: str) -> Counter:

@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from mcpbridge.observe.findings import Conversions, Detections
+
 SCHEMA: Literal["mcpbridge.status/v1"] = "mcpbridge.status/v1"
 PROTOCOL_NAMES = ("stdio", "websocket", "http", "sse", "tcp_binary")
 """The five protocols in the order every document lists them."""
@@ -149,6 +151,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...] = ()
     tls: Tls = Tls()
     config: ConfigStatus = ConfigStatus()
+    detection: Detections | msgspec.UnsetType = msgspec.UNSET
+    conversions: Conversions | msgspec.UnsetType = msgspec.UNSET
     events: tuple[Event, ...] = ()
     schema: Literal["mcpbridge.status/v1"] = SCHEMA
 
@@ -252,6 +256,8 @@ def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
             _latest(s.config.loaded_at for s in snapshots),
             _all(s.config.last_reload_ok for s in snapshots),
         ),
+        detection=first.detection,  # each worker has a memory of its own
+        conversions=first.conversions,
         events=tuple(events[-MAX_EVENTS:]),
     )
 

@@ -35,9 +35,19 @@ def test_nothing_is_invented_before_the_first_request():
         "mcp_gateway_connections_total",
         "mcp_gateway_load_balancer_requests_total",
         "mcp_gateway_protocol_conversion_total",
+        "mcp_gateway_protocol_detection_cache_hits_total",
+        "mcp_gateway_protocol_detection_cache_misses_total",
+        "mcp_gateway_protocol_detection_total",
     }
     assert set(samples(page).values()) == {0.0}
     assert b"_created" not in page and b"NaN" not in page
+
+
+@pytest.mark.requirement("http.router.metrics", "metric.relabel")
+def test_each_program_has_its_own_series_only():
+    for role, other in (("router", "gateway"), ("gateway", "router")):
+        page = expose(Registry(role=role).collect(), role).decode()
+        assert f"mcp_{role}_protocol_detection_total" in page and f"mcp_{other}_" not in page
 
 
 def test_the_lines_are_exactly_those_of_the_format():

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from tests.detection import servers as s
+from tests.detection.wires import Answer, Counts, Request, Serve, Shape
 
 HTTP = "http://127.0.0.1:{port}/mcp"
 BARE = "127.0.0.1:{port}"
@@ -38,9 +39,9 @@ class Case:
 
     name: str
     label: Label
-    serve: Callable[[], s.Serve]
+    serve: Callable[[], Serve]
     where: str = HTTP
-    shape: s.Shape = field(default_factory=s.Shape)
+    shape: Shape = field(default_factory=Shape)
     unix: bool = False
     tls: str = ""
     host: str = "127.0.0.1"
@@ -62,29 +63,29 @@ def shapes(case: Case) -> Iterator[Case]:
 
 
 SHAPES = {
-    "": s.Shape(),
-    "50 ms away": s.Shape(latency=0.05),
-    "100 ms away with jitter": s.Shape(latency=0.1, jitter=0.04),
-    "byte by byte": s.Shape(pieces=1),
-    "chunked": s.Shape(chunked=True),
-    "closing each connection": s.Shape(close=True),
-    "HTTP/1.0": s.Shape(old=True),
-    "gzip": s.Shape(packed=True),
+    "": Shape(),
+    "50 ms away": Shape(latency=0.05),
+    "100 ms away with jitter": Shape(latency=0.1, jitter=0.04),
+    "byte by byte": Shape(pieces=1),
+    "chunked": Shape(chunked=True),
+    "closing each connection": Shape(close=True),
+    "HTTP/1.0": Shape(old=True),
+    "gzip": Shape(packed=True),
 }
 DUPLEX_SHAPES = {
-    "": s.Shape(),
-    "50 ms away": s.Shape(latency=0.05),
-    "200 ms away": s.Shape(latency=0.2),
-    "byte by byte": s.Shape(pieces=1),
+    "": Shape(),
+    "50 ms away": Shape(latency=0.05),
+    "200 ms away": Shape(latency=0.2),
+    "byte by byte": Shape(pieces=1),
 }
 NEGATIVE_SHAPES = {
-    "": s.Shape(),
-    "100 ms away": s.Shape(latency=0.1),
-    "chunked": s.Shape(chunked=True),
-    "closing": s.Shape(close=True),
+    "": Shape(),
+    "100 ms away": Shape(latency=0.1),
+    "chunked": Shape(chunked=True),
+    "closing": Shape(close=True),
 }
 AUTH = 'Bearer resource_metadata="http://127.0.0.1/.well-known/oauth-protected-resource"'
-LATE = {"": s.Shape(), "accepting after 200 ms": s.Shape(accept=0.2), "accepting after 600 ms": s.Shape(accept=0.6)}
+LATE = {"": Shape(), "accepting after 200 ms": Shape(accept=0.2), "accepting after 600 ms": Shape(accept=0.6)}
 
 
 def _streamable() -> Iterator[tuple[str, Label, s.Behaviour]]:
@@ -165,11 +166,11 @@ def _foreign_http() -> Iterator[tuple[str, s.Behaviour]]:
     yield "only upgrades elsewhere", s.says(426, b"", "text/plain", upgrade="h2c")
 
 
-async def _echoes(request: s.Request, _counts: s.Counts) -> s.Answer:
-    return s.Answer(200, request.body or b"{}")
+async def _echoes(request: Request, _counts: Counts) -> Answer:
+    return Answer(200, request.body or b"{}")
 
 
-def _raw() -> Iterator[tuple[str, Callable[[], s.Serve]]]:
+def _raw() -> Iterator[tuple[str, Callable[[], Serve]]]:
     yield "SSH", lambda: s.banner(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", b"Invalid SSH identification string.\r\n")
     yield "SMTP", lambda: s.banner(b"220 mail ESMTP ready\r\n", b"500 5.5.2 Error: bad syntax\r\n")
     yield "Redis", lambda: s.banner(b"", b"-ERR unknown command 'POST'\r\n")
@@ -251,14 +252,14 @@ def _waiting() -> Iterator[Case]:
         )
         yield Case(f"late: legacy {how}", legacy, lambda: s.http(s.legacy()), shape=replace(shape))
         yield Case(f"late: modern {how}", modern, lambda: s.http(s.modern()), shape=replace(shape))
-    yield Case("late: modern accepting after 900 ms", modern, lambda: s.http(s.modern()), shape=s.Shape(accept=0.9))
+    yield Case("late: modern accepting after 900 ms", modern, lambda: s.http(s.modern()), shape=Shape(accept=0.9))
     for away in (0.2, 0.25):
-        yield Case(f"late: legacy {away} s away", legacy, lambda: s.http(s.legacy()), shape=s.Shape(latency=away))
-        yield Case(f"late: modern {away} s away", modern, lambda: s.http(s.modern()), shape=s.Shape(latency=away))
-    yield Case("late: modern 400 ms away", modern, lambda: s.http(s.modern()), shape=s.Shape(latency=0.4))
-    yield Case("late: dual 350 ms away", found("http", "dual"), lambda: s.http(s.dual()), shape=s.Shape(latency=0.35))
+        yield Case(f"late: legacy {away} s away", legacy, lambda: s.http(s.legacy()), shape=Shape(latency=away))
+        yield Case(f"late: modern {away} s away", modern, lambda: s.http(s.modern()), shape=Shape(latency=away))
+    yield Case("late: modern 400 ms away", modern, lambda: s.http(s.modern()), shape=Shape(latency=0.4))
+    yield Case("late: dual 350 ms away", found("http", "dual"), lambda: s.http(s.dual()), shape=Shape(latency=0.35))
     for name, behave, label in (("legacy", s.legacy(), legacy), ("modern", s.modern(), modern)):
-        yield Case(f"{name} with one connection only", label, lambda behave=behave: s.http(behave), shape=s.Shape(once=True))  # type: ignore[misc]
+        yield Case(f"{name} with one connection only", label, lambda behave=behave: s.http(behave), shape=Shape(once=True))  # type: ignore[misc]
     yield Case(
         "replicas of two eras", found("http", "modern", "legacy"), lambda: s.alternately(s.http(s.modern()), s.http(s.legacy()))
     )
@@ -266,8 +267,8 @@ def _waiting() -> Iterator[Case]:
     yield Case("a slash missing, modern", modern, lambda: s.http(s.first_of(s.modern(path="/mcp/"), _slash)))
 
 
-async def _slash(_request: s.Request, _counts: s.Counts) -> s.Answer:
-    return s.Answer(307, b"", "text/plain", {"location": "/mcp/"})
+async def _slash(_request: Request, _counts: Counts) -> Answer:
+    return Answer(307, b"", "text/plain", {"location": "/mcp/"})
 
 
 def _events() -> Iterator[Case]:
@@ -283,10 +284,10 @@ def _events() -> Iterator[Case]:
     }
     for name, behave in kinds.items():
         for how, shape in (
-            ("", s.Shape()),
-            ("50 ms away", s.Shape(latency=0.05)),
-            ("100 ms away", s.Shape(latency=0.1)),
-            ("byte by byte", s.Shape(pieces=1)),
+            ("", Shape()),
+            ("50 ms away", Shape(latency=0.05)),
+            ("100 ms away", Shape(latency=0.1)),
+            ("byte by byte", Shape(pieces=1)),
         ):
             yield Case(f"HTTP+SSE {name} {how}", label, lambda behave=behave: s.http(behave), SSE, replace(shape))  # type: ignore[misc]
         yield Case(f"HTTP+SSE {name}, no path", label, lambda behave=behave: s.http(behave), ROOT)  # type: ignore[misc]
@@ -298,7 +299,7 @@ def _events() -> Iterator[Case]:
     )
 
 
-async def _silent_posts(request: s.Request, counts: s.Counts) -> s.Answer | None:
+async def _silent_posts(request: Request, counts: Counts) -> Answer | None:
     return await s.events()(request, counts) if request.method == "GET" else None
 
 
