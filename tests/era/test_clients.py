@@ -207,6 +207,24 @@ async def test_a_lost_listen_is_opened_again_and_what_may_have_changed_is_told(
     assert [n.method for n in back.heard] == ["notifications/tools/list_changed"]
 
 
+async def test_a_restarted_server_hears_of_the_whole_set_again_and_the_client_of_each_resource(
+    bridge: Bridge, servers: Modern, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "RECONNECT", 0.0)
+    server = add(bridge, servers)
+    link, back = await linked(server)
+    await call(link, server, SUBSCRIBE)
+    servers.talks[0].dies(BridgeError("stream_closed", "s"))
+    await until(lambda: len(back.heard) == 2)
+    assert m.loads(servers.listens[-1][0].param("notifications") or b"")["resourceSubscriptions"] == ["a:1"]
+    assert [(n.method, bytes(n.param("uri") or b"")) for n in back.heard] == [
+        ("notifications/tools/list_changed", b""),
+        ("notifications/resources/updated", b'"a:1"'),
+    ]
+    servers.listens[-1][1].notify(m.notification("notifications/resources/updated", {"uri": "a:1"}))
+    assert len(back.heard) == 3
+
+
 async def test_a_session_that_ends_during_a_subscription_leaves_no_listen(bridge: Bridge, servers: Modern) -> None:
     server = add(bridge, servers)
     link, _ = await linked(server)

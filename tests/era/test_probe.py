@@ -137,7 +137,7 @@ async def test_a_server_that_answers_nothing_is_a_timeout_and_leaves_no_task(mon
     server = Server(discover=None, initialize=None)
     before = asyncio.all_tasks()
     with pytest.raises(BridgeError) as caught:
-        await asyncio.wait_for(probe(server, 0.02), WAIT)
+        await asyncio.wait_for(probe(server, 0.2), WAIT)
     assert (caught.value.reason, caught.value.sent) == ("timeout", False)
     assert asyncio.all_tasks() <= before
     assert sorted(server.cancelled) == ["initialize", "server/discover"]

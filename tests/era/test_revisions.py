@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import Raw
 
 from mcpbridge.era.questions import legacy_question
@@ -13,6 +16,7 @@ from mcpbridge.era.translate import to_legacy_response, to_modern_response
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members
+from mcpbridge.wire.spec import LEGACY
 
 LINK = {"type": "resource_link", "uri": "a:b", "name": "b", "mimeType": "text/plain", "annotations": {"priority": 1}}
 AUDIO = {"type": "audio", "data": "AAAA", "mimeType": "audio/wav"}
@@ -139,3 +143,23 @@ def test_a_resource_that_does_not_exist_has_the_code_of_the_other_era() -> None:
     for method, data in (("tools/call", {"uri": "a:b"}), ("resources/read", {"field": "uri"}), ("resources/read", "x")):
         bad = m.error(1, {"code": -32602, "message": "bad", "data": data})
         assert to_legacy_response(method, bad) is bad
+
+
+NAMES = st.sampled_from(
+    ["type", "content", "messages", "tools", "inputSchema", "outputSchema", "structuredContent", "properties", "oneOf", "const"]
+) | st.text(max_size=3)
+VALUES = st.none() | st.integers() | st.sampled_from(["audio", "resource_link", "object", "text", "\U0001f600"])
+JSON: st.SearchStrategy[Any] = st.recursive(
+    VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=12
+)
+METHODS = st.sampled_from(["tools/call", "tools/list", "prompts/get", "resources/read"])
+
+
+@given(METHODS, st.dictionaries(NAMES, JSON, max_size=4), st.sampled_from(LEGACY))
+def test_whatever_a_server_says_the_only_error_is_ours_and_what_fits_fits_again(method: str, said: Any, version: str) -> None:
+    with suppress(BridgeError):
+        fitted = fit_result(method, members(m.dumps(said)), version)
+        assert fit_result(method, fitted, version) == fitted
+    for ask in ("sampling/createMessage", "elicitation/create"):
+        with suppress(BridgeError):
+            legacy_question(Raw(m.dumps({"method": ask, "params": {**said, "requestedSchema": said}})), version, "id")
