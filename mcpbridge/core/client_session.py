@@ -80,6 +80,7 @@ class ClientSession:
         self.initialize: Request | None = None
         self.initialized: Notification | None = None  # the client's own notifications/initialized, once it came
         self.face: Face | None = None  # of an endpoint of several servers
+        self.level: Request | None = None  # likewise: its newest logging/setLevel, for servers that come later
         self.calls: dict[
             int | str, tuple[asyncio.Task[object], Exchange]
         ] = {}  # in flight by the client's id: what `cancelled` refers to

@@ -70,7 +70,12 @@ class Link:
         except Refused as refused:
             return refused.response.with_id(initialize.id)
         assert self._talk is not None and self._talk.hello is not None
-        return self._talk.hello.with_id(initialize.id)
+        hello = self._talk.hello
+        if self.session.level is not None and "logging" in _said(_said(hello.result).get("capabilities")):
+            self._level, self._is_replayed = self.session.level, False
+            self._wants_own = self.server.isolation != "shared"
+            await self._reach(self._backend.pool.start_timeout)
+        return hello.with_id(initialize.id)
 
     async def call(self, x: Exchange) -> Response:
         request = x.request

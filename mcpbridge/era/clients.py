@@ -58,7 +58,7 @@ class ModernLink:
         self._version = negotiate(session.record.version)
         self._declared: Members = {}  # what the server may ask the client
         self._stamped = _EMPTY  # likewise, as it goes with every request
-        self._level: str | None = None
+        self._level = text(session.level.param("level")) if session.level is not None else None
         self._uris: list[str] = []
         self._capabilities: Members = {}  # the server's
         self._listen: _Listen | None = None

@@ -94,7 +94,7 @@ def anonymous() -> Any:
     return policy
 
 
-def start_world(bridge: Bridge, names: list[str], *, single: bool) -> World:
+def start_world(bridge: Bridge, names: list[str], *, single: bool, prefix: bool = True) -> World:
     """Servers of pipes behind ``bridge`` and a duplex client in front; ``single``: one server shown as it is."""
     pipes: dict[str, list[Pipe]] = {name: [] for name in names}
 
@@ -109,7 +109,7 @@ def start_world(bridge: Bridge, names: list[str], *, single: bool) -> World:
         return dial
 
     for name in names:
-        bridge.add(name, [Way("stdio", name, dialer(name), is_child=True)])
+        bridge.add(name, [Way("stdio", name, dialer(name), is_child=True)], prefix=prefix)
     numbers = iter(range(1, 1000))
     front = bridge.front(
         [anonymous(), sessions(bridge.sessions, lambda _record: f"s{next(numbers)}"), validate()], bridge.endpoint()

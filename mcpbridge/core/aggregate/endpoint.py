@@ -224,6 +224,8 @@ class Endpoint:
         level = text(x.request.param("level"))
         if level not in LOG_LEVELS:
             raise BridgeError("invalid_params", f"level {level!r} is not one of {', '.join(LOG_LEVELS)}", sent=False)
+        if x.session is not None:
+            x.session.level = x.request
         logging = [s for s in self._servers if any(b"logging" in hello for hello in s.hello.values())]
         await asyncio.gather(*(self._quietly(x, server) for server in logging))
         return m.result(x.request.id, {})

@@ -211,3 +211,70 @@ async def test_a_modern_client_waits_for_a_server_that_is_not_up_once() -> None:
             listed = await receive(world.client)
             causes.append(listed["result"]["_meta"]["mcpbridge/unavailable"]["dead"])
         assert causes == ["no answer in 0.5 s; it may still be starting", "it is still starting"]
+
+
+async def test_a_server_that_comes_late_hears_of_the_log_level() -> None:
+    async with new_bridge(Crossings(), list_wait=0.05) as bridge:
+        world = start_world(bridge, ["a", "slow"], single=False)
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+        send(world, {"id": 0, "method": "initialize", "params": params})
+        await answer(world, "a", "initialize", hello(tools={}))
+        await receive(world.client)
+        send(world, {"method": "notifications/initialized"})
+        send(world, {"id": 1, "method": "logging/setLevel", "params": {"level": "debug"}})
+        assert (await receive(world.client))["result"] == {}
+        await answer(world, "slow", "initialize", hello(logging={}))
+        await answer(world, "slow", "initialize", hello(logging={}), number=1)  # a level needs a conversation of its own
+        asked = await answer(world, "slow", "logging/setLevel", {}, number=1)
+        assert asked["params"] == {"level": "debug"}
+        (await world.server("slow", 1)).feed(b'{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"debug"}}')
+        assert (await receive(world.client))["method"] == "notifications/message"
+
+
+async def test_items_of_a_list_keep_their_bytes_but_for_the_name() -> None:
+    schema = '{"$defs" : {"n":{"maximum":1e400,"x":0.10}}, "$anchor":"a"}'
+    item = f'{{ "title" : "\\u00e4 \\ud83d", "name":@ ,"inputSchema": {schema} , "é":[ ] }}'
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["a", "b"], single=False)
+        await initialized(world, a={"tools": {}}, b={"tools": {}})
+        send(world, {"id": 1, "method": "tools/list"})
+        for name in ("a", "b"):
+            pipe = await world.server(name)
+            while "id" not in (asked := await receive(pipe)):
+                pass
+            tools = ", ".join(item.replace("@", f'"{tool}"') for tool in ("t", "u"))
+            pipe.feed(f'{{"jsonrpc":"2.0","id":{asked["id"]},"result":{{"tools":[ {tools}]}}}}'.encode())
+        said = (await world.client.received.get()).decode()
+        for name in ("a__t", "a__u", "b__t", "b__u"):
+            assert item.replace("@", f'"{name}"') in said
+
+
+async def test_without_prefixes_a_tool_is_its_first_servers_and_the_lists_say_whose() -> None:
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["a", "b"], single=False, prefix=False)
+        await initialized(world, a={"tools": {}}, b={"tools": {}})
+        send(world, {"id": 1, "method": "tools/call", "params": {"name": "only-b"}})
+        await answer(world, "a", "tools/list", {"tools": [TOOL]})
+        await answer(world, "b", "tools/list", {"tools": [TOOL, {**TOOL, "name": "only-b"}]})
+        assert (await answer(world, "b", "tools/call", {"content": []}))["params"] == {"name": "only-b"}
+        await receive(world.client)
+        send(world, {"id": 2, "method": "tools/call", "params": {"name": "t"}})
+        assert (await answer(world, "a", "tools/call", {"content": []}))["params"] == {"name": "t"}
+        await receive(world.client)
+        send(world, {"id": 3, "method": "tools/list"})
+        await answer(world, "a", "tools/list", {"tools": [TOOL]})
+        await answer(world, "b", "tools/list", {"tools": [TOOL, {**TOOL, "name": "only-b"}]})
+        assert [tool["name"] for tool in (await receive(world.client))["result"]["tools"]] == ["t", "only-b"]
+
+
+async def test_a_template_that_no_list_told_of_is_completed_by_whoever_knows_it() -> None:
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["a", "b"], single=False)
+        await initialized(world, a={"resources": {}}, b={"resources": {}})
+        ref = {"type": "ref/resource", "uri": "m://{id}"}
+        send(
+            world, {"id": 1, "method": "completion/complete", "params": {"ref": ref, "argument": {"name": "id", "value": "7"}}}
+        )
+        await answer(world, "a", "completion/complete", None, error={"code": -32602, "message": "unknown"})
+        assert (await answer(world, "b", "completion/complete", {"completion": {"values": ["77"]}}))["params"]["ref"] == ref
+        assert (await receive(world.client))["result"]["completion"]["values"] == ["77"]
