@@ -269,7 +269,7 @@ def errors_of(process: subprocess.Popen[str]) -> str:
 
 @contextlib.contextmanager
 def serving(command: Sequence[str]) -> Iterator[str]:
-    """A server that prints its port as JSON, over HTTP or HTTP+SSE; gives its URL. Raises: PeerFailed when it does not start."""
+    """A server that prints its port as JSON (HTTP or HTTP+SSE); gives its URL. Raises: PeerFailed when it does not start."""
     with running(command) as process:
         assert process.stdout
         line = process.stdout.readline()
