@@ -58,6 +58,7 @@ PURE = ("wire", "core.balance", "core.breaker", "core.health", "core.predict", "
 #: modules whose tasks end elsewhere than in the function that starts them, and where
 TASK_OWNERS = {
     "transports.http1.connection",  # the server's set, ended by close()
+    "transports.http1.upgrade",  # likewise
     "transports.tcp_binary.listen",  # the frontend's set, ended by close()
     "transports.doors",  # the sets of the door, ended by stop_accepting() and abort()
 }

@@ -1,7 +1,7 @@
 """One client connection of the HTTP/1.1 server.
 
     head ──► body (length | chunked) ──► running ──► head ...      one request at a time, in order
-      │              │                 └── upgraded ──► closed    another protocol has the connection, which is still counted
+      │              │                 └── upgraded (``upgrade.Handover``)
       └──────────────┴── refused ──► lingering ──► closed          what follows a refused message is never read as a request
 
 No timers of its own: the server calls ``sweep`` once a second. Everything a peer can make grow has a limit here.
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 
 from mcpbridge.observe.log import log
 from mcpbridge.transports.http1.pace import WRITE_WINDOW, Backlog, IncomingBody
-from mcpbridge.transports.http1.request import REQUEST_ID, HttpRefusal, HttpRequest, Responder, Upgraded, request_id
+from mcpbridge.transports.http1.request import REQUEST_ID, HttpRefusal, HttpRequest, Responder, request_id
+from mcpbridge.transports.http1.upgrade import Handover, Talk, Upgraded
 from mcpbridge.wire.http1 import (
     CONTINUE,
     MAX_REQUEST_LINE,
@@ -38,7 +39,7 @@ READ_AHEAD: Final = 65536  # bytes read while a request runs, then reading pause
 LINGER_TIME: Final = 5.0  # seconds a refused client may go on sending, so that it reads the answer before a reset
 LINGER_BYTES: Final = 8 * 1024 * 1024
 
-State = Literal["head", "body", "running", "upgraded", "lingering", "closed"]
+State = Literal["head", "body", "running", "lingering", "closed"]
 
 _log = log("http1")
 
@@ -66,7 +67,7 @@ class ServerConnection(asyncio.Protocol):
         self._peer = ""
         self._port = 0
         self._responder: Responder | None = None
-        self._upgraded: Upgraded | None = None  # what the connection has become
+        self._handover: Handover | None = None
         self._task: asyncio.Task[None] | None = None
         self._close_after = False
         self._read_paused = False
@@ -91,8 +92,6 @@ class ServerConnection(asyncio.Protocol):
             self._read_requests()
         elif state == "body":
             self._read_body(data)
-        elif self._upgraded is not None:
-            self._upgraded.data_received(data)
         elif state == "running":
             self._buffer += data
             if len(self._buffer) > READ_AHEAD:
@@ -103,8 +102,6 @@ class ServerConnection(asyncio.Protocol):
                 self._transport.abort()
 
     def eof_received(self) -> bool:
-        if self._upgraded is not None:
-            return bool(self._upgraded.eof_received())
         if self._state == "running":
             self._lose_client()
             self._transport.abort()
@@ -117,21 +114,13 @@ class ServerConnection(asyncio.Protocol):
         self._buffer = b""
         self._incoming = None
         self._server.forget(self)
-        if self._upgraded is not None:
-            self._upgraded.connection_lost(exc)
         self._lose_client()
         self._wake()
 
     def pause_writing(self) -> None:
-        if self._upgraded is not None:
-            self._upgraded.pause_writing()
-            return
         self._backlog = Backlog(self._server.now, self._written - self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
-        if self._upgraded is not None:
-            self._upgraded.resume_writing()
-            return
         self._backlog = None
         self._wake()
         if self._state == "head" and self._buffer:
@@ -286,8 +275,8 @@ class ServerConnection(asyncio.Protocol):
             if not responder.started and not responder.gone:
                 await self._fail(request, responder, None)
             self._finish(responder)
-        elif self._upgraded is not None:
-            self._transport.close()  # nobody serves it any more
+        elif self._handover is not None:
+            self._handover.begin()
 
     async def _fail(self, request: HttpRequest, responder: Responder, error: Exception | None) -> None:
         _log.error("request failed", exc=error, method=request.method, path=request.path)
@@ -343,17 +332,18 @@ class ServerConnection(asyncio.Protocol):
             return head + b"\r\n"
         return b"%bcontent-length: %d\r\n\r\n" % (head, length)
 
-    def upgrade(self, headers: Sequence[tuple[str, str]], successor: Upgraded) -> None:
-        """Answer 101; from now on the connection belongs to ``successor``, with the bytes that have already come."""
+    def upgrade(self, headers: Sequence[tuple[str, str]], successor: Upgraded, talk: Talk) -> None:
+        """Answer 101 and give the transport away, with the bytes that have already come."""
         base = self._server.base_tls if self._tls else self._server.base
         fields = encode_fields([*headers, ("connection", "upgrade"), (REQUEST_ID, self._id)])
         self.write(status_line(101) + base + fields + b"\r\n")
         rest, self._buffer = self._buffer, b""
-        self._state = "upgraded"
-        self._upgraded = successor
-        self._head = self._responder = self._backlog = None
-        self._heads = HeadReader(parse_request)  # forgets the head it keeps
+        self._state = "closed"
+        self._responder = None
         self._resume_reading()
+        self._handover = Handover(self._server, self._transport, successor, talk, self._task)
+        self._server.replace(self, self._handover)
+        self._transport.set_protocol(self._handover)
         successor.connection_made(self._transport)
         if rest:
             successor.data_received(rest)
@@ -443,10 +433,8 @@ class ServerConnection(asyncio.Protocol):
         self._since = self._server.now
 
     def close_if_idle(self) -> None:
-        """Close unless a request is being read, run or answered; another protocol is told that the end has come."""
-        if self._upgraded is not None:
-            self._upgraded.going_away()
-        elif self._state == "head" and not self._buffer:
+        """Close unless a request is being read, run or answered."""
+        if self._state == "head" and not self._buffer:
             self._set_closed()
             self._transport.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Sequence
 from random import getrandbits
@@ -13,6 +12,7 @@ from mcpbridge.wire.http1 import Headers, RequestHead
 
 if TYPE_CHECKING:
     from mcpbridge.transports.http1.connection import ServerConnection
+    from mcpbridge.transports.http1.upgrade import Talk, Upgraded
 
 SLICE: Final = 262144  # bytes of a large answer that are written before waiting for the client
 REQUEST_ID: Final = "x-request-id"
@@ -50,15 +50,6 @@ class HttpRequest:
         if self.minor == 0 or (self.headers.get("upgrade") or "").lower() != protocol:
             return False
         return "upgrade" in [token.strip() for token in (self.headers.get("connection") or "").lower().split(",")]
-
-
-class Upgraded(asyncio.Protocol):
-    """What a connection becomes by ``Responder.upgrade``. The server still counts it, under the same limits."""
-
-    __slots__ = ()
-
-    def going_away(self) -> None:
-        """The server drains: say goodbye as soon as nothing is in flight."""
 
 
 class HttpRefusal(NamedTuple):
@@ -135,17 +126,16 @@ class Responder:
             if not self.gone and self._chunked and self._has_body:
                 self._connection.write(LAST_CHUNK)
 
-    def upgrade(self, headers: Sequence[tuple[str, str]], successor: Upgraded) -> None:
-        """Answer 101 and hand the connection over; it lasts no longer than the task of this request.
+    def upgrade(self, headers: Sequence[tuple[str, str]], successor: Upgraded, talk: Talk) -> None:
+        """Answer 101 and hand the connection over. ``headers`` name the new protocol.
 
-        ``headers`` name the new protocol. ``successor`` gets what came behind the head as its first bytes. Raises
-        ConnectionError when the client has gone.
+        ``successor`` gets what came behind the head as its first bytes. ``talk`` runs once the handler has returned; when it
+        ends, so does the connection.
         """
-        if self.gone:
-            raise ConnectionResetError("the client has gone")
         self._begin()
         self.ended = True
-        self._connection.upgrade(headers, successor)
+        if not self.gone:
+            self._connection.upgrade(headers, successor, talk)
 
     def _begin(self) -> None:
         if self.started:

@@ -19,7 +19,8 @@ from typing import Any, Final
 from mcpbridge.observe.log import log
 from mcpbridge.transports.doors import BACKLOG, ConnectionLimits, TlsDoor, address_key, bind, tell_plain
 from mcpbridge.transports.http1.connection import ServerConnection
-from mcpbridge.transports.http1.request import REQUEST_ID, HttpRefusal, HttpRequest, Responder, Upgraded, request_id
+from mcpbridge.transports.http1.request import REQUEST_ID, HttpRefusal, HttpRequest, Responder, request_id
+from mcpbridge.transports.http1.upgrade import Handover, Upgraded
 from mcpbridge.wire.http1 import RequestHead, encode_fields, status_line
 
 __all__ = ["Admit", "HttpRefusal", "HttpRequest", "HttpServer", "RequestHandler", "Responder", "Upgraded"]
@@ -92,7 +93,7 @@ class HttpServer:
         self.loop: asyncio.AbstractEventLoop
         self._base_headers = tuple(base_headers)
         self._tls_headers = tuple(tls_headers)
-        self._connections: set[ServerConnection] = set()
+        self._connections: set[ServerConnection | Handover] = set()
         self._lingering: set[ServerConnection] = set()
         self._door = TlsDoor(
             self.limits,
@@ -185,7 +186,13 @@ class HttpServer:
             connection.key = key
         return status
 
-    def forget(self, connection: ServerConnection) -> None:
+    def replace(self, connection: ServerConnection, handover: Handover) -> None:
+        """Another protocol has the connection; it keeps its place."""
+        self._connections.discard(connection)
+        self._connections.add(handover)
+        connection.key, handover.key = None, connection.key
+
+    def forget(self, connection: ServerConnection | Handover) -> None:
         """The connection is over. Idempotent."""
         self._connections.discard(connection)
         self._lingering.discard(connection)

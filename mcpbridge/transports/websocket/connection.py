@@ -75,7 +75,7 @@ class WebSocketConnection(Upgraded):
         self._control = 0
         self._control_since = 0.0
         self._heard = self._loop.time()
-        self._pinged = False
+        self._pinged = 0.0  # when we asked last
         self._written = 0
         self._backlog: Backlog | None = None  # while the write buffer is full
         self._goodbye = CloseCode.NORMAL_CLOSURE
@@ -334,12 +334,13 @@ class WebSocketConnection(Upgraded):
             self._fail(CloseCode.POLICY_VIOLATION, "a message came too slowly")
             self._flush()
         elif silence < PING_AFTER:
-            self._pinged = False
             wait = PING_AFTER - silence
-        elif self._pinged and self._backlog is None:
+        elif self._backlog is not None:
+            pass  # a ping would only wait behind what is not taken
+        elif self._pinged > self._heard:
             self._cut("no answer to a ping")
-        elif self._backlog is None:  # else a ping would only wait behind what is not taken
-            self._pinged = True
+        else:
+            self._pinged = now
             self._protocol.send_ping(b"")
             self._flush()
         if not self._is_over:

@@ -10,6 +10,7 @@ Source: RFC 6455 section 4.2; contract http.gateway.ws, http.common.origin; arch
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from websockets.datastructures import Headers
@@ -60,9 +61,9 @@ class WebSocketFrontend:
             await responder.respond(426, [("sec-websocket-version", VERSION), ("upgrade", "websocket"), _TEXT], _OTHER_VERSION)
             return
         negotiation = ServerProtocol(extensions=self._extensions, subprotocols=[MCP], select_subprotocol=_select)
-        accepted = negotiation.accept(Request(request.target, Headers(_fields(request))))
-        if accepted.status_code != 101:
-            await responder.respond(accepted.status_code, [_TEXT], bytes(accepted.body))
+        answer = negotiation.accept(Request(request.target, Headers(_fields(request))))
+        if answer.status_code != 101:
+            await responder.respond(answer.status_code, [_TEXT], bytes(answer.body))
             return
         headers = {
             name: value
@@ -75,24 +76,12 @@ class WebSocketFrontend:
         except BridgeError as error:
             await _refuse(responder, error)
             return
-        await self._talk(negotiation, accepted.headers, arrival, responder)
-
-    async def _talk(self, negotiation: ServerProtocol, answer: Headers, arrival: Arrival, responder: Responder) -> None:
         protocol = ServerProtocol(state=OPEN, max_size=self._max_message + CONTROL)
         protocol.extensions = negotiation.extensions
         protocol.subprotocol = negotiation.subprotocol
         connection = WebSocketConnection(protocol, self._max_message)
-        fields = [
-            (name, value) for name, value in answer.raw_items() if name.lower() == "upgrade" or name.lower().startswith("sec-")
-        ]
-        try:
-            responder.upgrade(fields, connection)
-        except ConnectionError:
-            return  # gone while it was let in
-        try:
-            await self._serve(connection, arrival)
-        finally:
-            await connection.close()
+        fields = [field for field in answer.headers.raw_items() if field[0].lower().startswith(("upgrade", "sec-"))]
+        responder.upgrade(fields, connection, partial(self._serve, connection, arrival))
 
 
 _TEXT = ("content-type", "text/plain; charset=utf-8")

@@ -50,7 +50,9 @@ class Shouting:
             return
         shout = Shout()
         self.shouts.append(shout)
-        responder.upgrade([("upgrade", "shout")], shout)
+        responder.upgrade([("upgrade", "shout")], shout, lambda: self._talk(shout))
+
+    async def _talk(self, shout: Shout) -> None:
         try:
             await shout.over.wait()
         finally:
@@ -132,8 +134,11 @@ async def test_a_server_that_closes_cuts_it_and_ends_its_task(serve: Serve, conn
 
 
 async def test_it_ends_with_the_task_that_serves_it(serve: Serve, connect: Connect):
+    async def talk() -> None:
+        return None
+
     async def leave(request: HttpRequest, responder: Responder) -> None:
-        responder.upgrade([("upgrade", "shout")], Shout())
+        responder.upgrade([("upgrade", "shout")], Shout(), talk)
 
     raw = await connect(await serve(leave))
     await shouted(raw)

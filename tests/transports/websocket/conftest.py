@@ -137,7 +137,7 @@ async def dialled(url: str, came: asyncio.Queue[RawPeer], max_message: int) -> t
 @pytest.fixture(params=["listener", "dialer"])
 async def pair(request: Any, hall: Open, door: tuple[str, asyncio.Queue[RawPeer]]) -> AsyncIterator[Pair]:
     """``await pair(max_message=...)``: an open connection of ours, once as the server and once as the client."""
-    talks: list[Talk] = []
+    talks: list[tuple[RawPeer, Talk]] = []
 
     async def start(max_message: int = 10_485_760) -> tuple[RawPeer, Talk]:
         if request.param == "listener":
@@ -150,10 +150,11 @@ async def pair(request: Any, hall: Open, door: tuple[str, asyncio.Queue[RawPeer]
         talk = Talk()
         peer, connection = await dialled(*door, max_message)
         talk.begin(connection)
-        talks.append(talk)
+        talks.append((peer, talk))
         return peer, talk
 
     yield start
-    for talk in talks:
+    for peer, talk in talks:
+        peer.writer.transport.abort()  # instead of a goodbye, which the connection would wait for
         async with asyncio.timeout(5):
             await talk.connection.close()
