@@ -1,7 +1,7 @@
 """What an idle WebSocket costs the gateway: ``python scripts/bench/idle_websockets.py [--connections 2000] [--compression]``.
 
 Starts a gateway in front of one server, opens the connections from addresses 127.0.1.x (limits are per address), and compares
-the resident memory before and after, also with a legacy session on each; and the time of a ping. Prints one JSON line. The client
+the resident memory before and after, also with a legacy session on each, and times a ping. Prints one JSON line. The client
 keeps bare sockets, so that its own memory and time stay out of it.
 """
 

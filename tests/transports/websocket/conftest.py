@@ -18,6 +18,7 @@ from mcpbridge.transports.websocket import dial
 from mcpbridge.transports.websocket.connection import WebSocketConnection
 from mcpbridge.transports.websocket.listen import WebSocketFrontend
 from tests.support.frames import RawPeer
+from tests.transports.http1.conftest import tls as tls
 
 
 class Talk:
