@@ -54,8 +54,11 @@ def of(server: str, step: Json) -> Json:
     return {**step, "name": f"{server}__{step['name']}"}
 
 
-@pytest.mark.parametrize("client", [*LEGACY_CLIENTS, *MODERN_CLIENTS])
-@pytest.mark.parametrize("face", ["gateway", "router"])
+@pytest.mark.parametrize(
+    ("face", "client"),
+    [("gateway", client) for client in (*LEGACY_CLIENTS, *MODERN_CLIENTS)]
+    + [("router", "python-1"), ("router", "typescript-2-modern")],
+)
 def test_calls_questions_prompts_and_completions_of_all_servers_reach_every_client(
     face: str, client: str, mixed: peers.Gateway
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from mcpbridge.era import Crossings
 from tests.golden.player import World, new_bridge, receive, start_world
 
@@ -278,3 +280,23 @@ async def test_a_template_that_no_list_told_of_is_completed_by_whoever_knows_it(
         await answer(world, "a", "completion/complete", None, error={"code": -32602, "message": "unknown"})
         assert (await answer(world, "b", "completion/complete", {"completion": {"values": ["77"]}}))["params"]["ref"] == ref
         assert (await receive(world.client))["result"]["completion"]["values"] == ["77"]
+
+
+async def test_what_a_caller_may_not_see_it_can_neither_list_nor_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with new_bridge(Crossings()) as bridge:
+        hidden = {("tools", "t"), ("prompts", "p"), ("resources", "m://x")}
+        make = bridge.endpoint
+        monkeypatch.setattr(bridge, "endpoint", lambda: make(lambda _caller, kind, _server, name: (kind, name) not in hidden))
+        world = start_world(bridge, ["a"], single=False)
+        await initialized(world, a={"tools": {}, "prompts": {}, "resources": {}})
+        lists = {"tools": TOOL, "prompts": {"name": "p"}, "resources": {"uri": "m://x", "name": "x"}}
+        for id, (kind, item) in enumerate(lists.items(), 1):
+            send(world, {"id": id, "method": f"{kind}/list"})
+            await answer(world, "a", f"{kind}/list", {kind: [item]})
+            assert (await receive(world.client))["result"][kind] == []
+        ref = {"type": "ref/prompt", "name": "a__p"}
+        calls: dict[str, Any] = {"tools/call": {"name": "a__t"}, "prompts/get": {"name": "a__p"}}
+        calls |= {"resources/read": {"uri": "m://x"}, "completion/complete": {"ref": ref, "argument": {}}}
+        for id, (method, params) in enumerate(calls.items(), 10):
+            send(world, {"id": id, "method": method, "params": params})
+            assert (await receive(world.client))["error"]["code"] == -32602, method
