@@ -17,6 +17,7 @@ from hashlib import sha256
 from os import urandom
 
 from mcpbridge.admin.app import App
+from mcpbridge.admin.views import is_ready
 from mcpbridge.bridge import Bridge, refusing_while
 from mcpbridge.config.gateway import GatewayConfig
 from mcpbridge.config.kinds import split_host_port
@@ -51,6 +52,8 @@ from mcpbridge.transports.sse.dial import Comeback
 from mcpbridge.transports.sse.listen import SseFrontend
 from mcpbridge.transports.stdio.launch import withhold
 from mcpbridge.transports.stdio.socket import ForeignFile, SocketFrontend
+from mcpbridge.transports.tcp_binary.health import TcpHealth
+from mcpbridge.transports.tcp_binary.listen import TcpFrontend
 from mcpbridge.transports.websocket.listen import WebSocketFrontend
 from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, raise_fd_limit, run, through_proxy
 
@@ -92,6 +95,7 @@ class Gateway:
         self._reception: Reception
         self._spawn: Spawn
         self._not_after: float | None = None
+        self._context: ssl.SSLContext | None = None
 
     async def serve(self) -> int:
         """Listen, serve, drain."""
@@ -168,6 +172,9 @@ class Gateway:
             management = await self._listen(faces)
             bridge.watch()
             self._ready = True
+            health = await self._listen_health(lambda: self._snapshot(bridge, store.kind))
+            if health is not None:
+                bridge.spawn(health.follow())
             names = ", ".join(bridge.servers) or "none"
             _log.info("gateway ready", servers=names, config=self._loaded.path, listeners=self._frontends.addresses)
             status = await stop
@@ -249,12 +256,52 @@ class Gateway:
     async def _listen(self, faces: Faces) -> HttpServer:
         """Open every listener that is switched on; the management listener, which outlives them. Raises ConfigError."""
         limits = ConnectionLimits(self._config.server.max_connections, self._config.server.max_connections_per_ip)
-        await self._listen_http(faces, limits)
+        tcp = await self._listen_tcp(limits) if self._config.server.serves("tcp_binary") else None
+        await self._listen_http(faces, limits, tcp)
         await self._listen_stdio(limits)
         return await self._listen_management(faces)
 
-    async def _listen_http(self, faces: Faces, limits: ConnectionLimits) -> None:
-        """The port of HTTP, and of every protocol that begins as HTTP."""
+    async def _listen_tcp(self, limits: ConnectionLimits) -> TcpFrontend:
+        """The port of MCPB frames. One that was not asked for by its number is done without when it is taken."""
+        config = self._config.server
+        frontend = TcpFrontend(
+            self._reception.serve,
+            self._reception.admit,
+            auth_required=self._config.auth.type != "none",
+            max_message=config.security.max_message_size,
+            limits=limits,
+        )
+        self._frontends.add(frontend)
+        context = self._tls() if config.tcp_tls else None
+        try:
+            host, port = await frontend.start(config.host, config.tcp_port, context)
+            self._speak("tcp_binary", f"{'tcps' if context else 'tcp'}://{bracketed(host)}:{port}")
+        except OSError as error:
+            if "server.tcp_port" in self._explicit():
+                raise self._not_listening("server.tcp_port", f"{bracketed(config.host)}:{config.tcp_port}", error) from error
+            _log.warn("the port of MCPB frames is not open", protocol="tcp_binary", port=config.tcp_port, error=str(error))
+        return frontend
+
+    async def _listen_health(self, snapshot: Callable[[], Snapshot]) -> TcpHealth | None:
+        """The port that is open while we are ready; the same holds if it is taken."""
+        config = self._config.server
+        if not config.tcp_health_port or not config.serves("tcp_binary"):
+            return None
+        health = TcpHealth(lambda: (snapshot().healthy, snapshot().status), lambda: is_ready(snapshot()))
+        try:
+            host, port = await health.start(config.host, config.tcp_health_port)
+        except OSError as error:
+            if "server.tcp_health_port" in self._explicit():
+                where = f"{bracketed(config.host)}:{config.tcp_health_port}"
+                raise self._not_listening("server.tcp_health_port", where, error) from error
+            _log.warn("the health port is not open", protocol="tcp_binary", port=config.tcp_health_port, error=str(error))
+            return None
+        self._frontends.add(health)
+        _log.info("health port", protocol="tcp_binary", address=f"tcp://{bracketed(host)}:{port}")
+        return health
+
+    async def _listen_http(self, faces: Faces, limits: ConnectionLimits, tcp: TcpFrontend | None) -> None:
+        """The port of HTTP, and of every protocol that begins as HTTP; MCPB is known by its first bytes."""
         config = self._config.server
         server = HttpServer(
             faces.public,
@@ -264,8 +311,9 @@ class Gateway:
             base_headers=BASE_HEADERS,
             tls_headers=TLS_HEADERS,
             explain=explain,
+            sniff=tcp.protocol if tcp is not None else None,
         )
-        context = self._tls()
+        context = self._tls() if config.tls.enabled else None
         try:
             host, port = await server.start(config.host, config.port, context)
         except OSError as error:
@@ -346,16 +394,19 @@ class Gateway:
     def _explicit(self) -> set[str]:
         return {key for key, origin in self._loaded.origins.items() if origin.kind != "default"}
 
-    def _tls(self) -> ssl.SSLContext | None:
-        tls = self._config.server.tls
-        if not tls.enabled:
-            return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.min_version == "1.3" else ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-        self._not_after = certificate_end(tls.cert_file)
-        self._registry.set("mcp_gateway_tls_cert_not_after_seconds", self._not_after)
-        return context
+    def _tls(self) -> ssl.SSLContext:
+        """The TLS of every listener, loaded once."""
+        if self._context is None:
+            tls = self._config.server.tls
+            self._context = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.min_version == "1.3" else ssl.TLSVersion.TLSv1_2
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+            if tls.client_auth != "none":
+                context.load_verify_locations(tls.ca_file)
+                context.verify_mode = ssl.CERT_REQUIRED if tls.client_auth == "require" else ssl.CERT_OPTIONAL
+            self._not_after = certificate_end(tls.cert_file)
+            self._registry.set("mcp_gateway_tls_cert_not_after_seconds", self._not_after)
+        return self._context
 
     def _snapshot(self, bridge: Bridge, store: str) -> Snapshot:
         now = time.monotonic()

@@ -21,7 +21,9 @@ from urllib.parse import urlsplit, urlunsplit
 from msgspec import Raw
 
 from mcpbridge.bridge import Bridge
+from mcpbridge.config.kinds import split_host_port
 from mcpbridge.config.load import Loaded
+from mcpbridge.config.protocols import PROTOCOLS, protocol_of
 from mcpbridge.config.router import RouterConfig
 from mcpbridge.config.rows import variables
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
@@ -50,6 +52,7 @@ from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, run, through_
 
 _log = log("router")
 INITIALIZE_WAIT = 3.0  # seconds an unknown server may delay initialize and lists
+GATEWAY_TCP_PORT = 8444  # of a gateway whose address of frames is not named
 CLOSE_TIME = 5.0  # seconds everything has to end after SIGTERM or a closed stdout
 MAX_DIRECT = 32  # connections for calls to one address: many routers may share a server's limit per address
 WINDOW_WAIT = 0.2  # seconds after the start until the management port is opened: the client comes first
@@ -182,24 +185,37 @@ def _add_servers(config: RouterConfig, bridge: Bridge, direct: Reach, gateway: R
     for spec in config.servers:
         prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(config.servers) > 1)
         _remember(direct.add(spec, prefix=prefix), spec, known)
-    if config.gateway.url:
+    has_gateway = bool(gateway_address(config))
+    if has_gateway:
         spec = _gateway_spec(config)
         _remember(gateway.add(spec, prefix=False), spec, known)
     servers = tuple(bridge.servers.values())
     if not servers:
         _log.warn("no server is configured; lists are empty", action="see `mcpbridge router --help`")
-    is_single = len(servers) == 1 and (bool(config.gateway.url) or config.routing.prefix != "always")
+    is_single = len(servers) == 1 and (has_gateway or config.routing.prefix != "always")
     return servers[0] if is_single else servers
 
 
 def _gateway_spec(config: RouterConfig) -> ServerSpec:
     from mcpbridge.secrets import gateway_token
 
-    parts = urlsplit(config.gateway.url)
-    url = urlunsplit(parts._replace(path="/mcp")) if parts.path in ("", "/") else config.gateway.url
     token = gateway_token(config.gateway.auth) if config.gateway.auth.type == "bearer" else None
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    return ServerSpec(name="gateway", endpoints=(EndpointSpec(url=url, headers=headers, protocol="http"),))
+    return ServerSpec(name="gateway", endpoints=(EndpointSpec(url=gateway_address(config), headers=headers),))
+
+
+def gateway_address(config: RouterConfig) -> str:
+    """Where the gateway is, "" for none: its url with the protocol's own path where it has none, or the address of its frames."""
+    url = config.gateway.url
+    parts = urlsplit(url)
+    if config.advanced.protocol == "tcp":
+        address = config.advanced.tcp_address
+        host, port = split_host_port(address) if address else (parts.hostname or "", GATEWAY_TCP_PORT)
+        scheme = "tcp" if is_loopback(host) else "tcps"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    if url and parts.path in ("", "/"):
+        return urlunsplit(parts._replace(path=PROTOCOLS[protocol_of(url)].path))
+    return url
 
 
 def _remember(server: Server, spec: ServerSpec, known: Known) -> None:

@@ -37,6 +37,7 @@ from mcpbridge.transports.sse.dial import dial as dial_sse
 from mcpbridge.transports.stdio import guard
 from mcpbridge.transports.stdio.dial import dial as dial_stdio
 from mcpbridge.transports.stdio.socket import dial as dial_socket
+from mcpbridge.transports.tcp_binary.dial import dial as dial_tcp
 
 _log = log("bridge")
 
@@ -124,6 +125,7 @@ class Reach:
             "stdio": self._child if endpoint.command else self._socket,
             "http": self._http,
             "websocket": self._websocket,
+            "tcp_binary": self._tcp,
             "sse": self._stream,
         }[protocol]
         return dial(name, endpoint)
@@ -185,6 +187,21 @@ class Reach:
             comeback=self._sse,
         )
 
+    def _tcp(self, name: str, endpoint: EndpointSpec) -> Dial:
+        parts = urlsplit(endpoint.url)
+        assert parts.hostname is not None and parts.port is not None  # as every checked address
+        return dial_tcp(
+            name,
+            self._bridge.spawn,
+            parts.hostname,
+            parts.port,
+            token=lambda: _authorization(resolve_endpoint(endpoint)),
+            ssl=self._context_for(endpoint.url),
+            proxy=proxy_for(endpoint.url, os.environ),
+            max_message=self._max_response,
+            timeout=self._timeout("tcp_binary"),
+        )
+
     def _timeout(self, protocol: str) -> float:
         """Seconds until a conversation of this protocol is open."""
         return min(self._dial_timeout, self._timeouts.get(protocol, self._dial_timeout))
@@ -243,6 +260,11 @@ def _headers(endpoint: EndpointSpec) -> Mapping[str, str]:
     if token:
         headers["authorization"] = f"Bearer {token}"
     return headers
+
+
+def _authorization(endpoint: EndpointSpec) -> str | None:
+    """What signs in where there are no headers."""
+    return next((value for name, value in _headers(endpoint).items() if name.lower() == "authorization"), None)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:

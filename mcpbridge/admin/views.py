@@ -119,8 +119,13 @@ def _health(snapshot: Snapshot) -> tuple[int, Any]:
 
 
 def _ready(snapshot: Snapshot) -> tuple[int, Any]:
-    is_ready = snapshot.status not in _NOT_READY
-    return 200 if is_ready else 503, {"ready": is_ready, "reasons": [] if is_ready else [snapshot.status, *snapshot.reasons]}
+    ready = is_ready(snapshot)
+    return 200 if ready else 503, {"ready": ready, "reasons": [] if ready else [snapshot.status, *snapshot.reasons]}
+
+
+def is_ready(snapshot: Snapshot) -> bool:
+    """Whether new work may be sent here."""
+    return snapshot.status not in _NOT_READY
 
 
 def _protocols(snapshot: Snapshot) -> tuple[int, Any]:

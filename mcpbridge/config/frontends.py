@@ -43,9 +43,10 @@ class SseFrontend(Section, frozen=True, kw_only=True):
 
 
 class TcpFrontend(Section, frozen=True, kw_only=True):
-    """MCPB frames on server.tcp_port."""
+    """MCPB frames on server.tcp_port. ``tls`` None: as server.tls.enabled."""
 
     enabled: Annotated[bool, Row(BOOL, "serve it")] = True
+    tls: Annotated[bool | None, Row(BOOL, "TLS, and client certificates, on its port; absent: as server.tls.enabled")] = None
     framing: Annotated[Literal["length_prefixed"], Row(choice("length_prefixed"), "the only framing there is")] = (
         "length_prefixed"
     )

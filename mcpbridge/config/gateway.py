@@ -62,6 +62,17 @@ class Tls(Section, frozen=True, kw_only=True):
     cert_file: Annotated[str, Row(PATH, "certificate chain, PEM")] = "/tls/tls.crt"
     key_file: Annotated[str, Row(PATH, "private key, PEM")] = "/tls/tls.key"
     min_version: Annotated[Literal["1.2", "1.3"], Row(choice("1.2", "1.3"), "oldest TLS version accepted")] = "1.3"
+    client_auth: Annotated[
+        Literal["none", "request", "require"],
+        Row(
+            choice("none", "request", "require"),
+            "certificates of clients: require one, or request it and check it when there is one",
+            aliases=("tls.client_auth",),
+        ),
+    ] = "none"
+    ca_file: Annotated[
+        str, Row(PATH, "authority of client certificates, PEM; needed to request or require them", aliases=("tls.ca_file",))
+    ] = ""
 
 
 class Limits(Section, frozen=True, kw_only=True):
@@ -104,6 +115,11 @@ class Listener(Section, frozen=True, kw_only=True):
     def serves(self, protocol: str) -> bool:
         """Whether clients may come in by this protocol."""
         return self.protocol in ("universal", protocol) and bool(getattr(self.protocols, protocol).enabled)
+
+    @property
+    def tcp_tls(self) -> bool:
+        """Whether the port of MCPB frames speaks TLS."""
+        return self.tls.enabled if self.protocols.tcp_binary.tls is None else self.protocols.tcp_binary.tls
 
 
 class Pool(Section, frozen=True, kw_only=True):
@@ -286,6 +302,12 @@ def check(config: GatewayConfig, place: Mapping[str, Place]) -> list[Problem]:
             f"false is possible on loopback only, not on {config.server.host}",
             "set it to true, or bind 127.0.0.1",
         )
+    elif config.server.serves("tcp_binary") and not config.server.tcp_tls and not is_loopback(config.server.host):
+        fault("server.protocols.tcp_binary.tls", f"false is possible on loopback only, not on {config.server.host}",
+              "leave it out, or bind 127.0.0.1")  # fmt: skip
+    tls = config.server.tls
+    if tls.client_auth != "none" and not tls.ca_file:
+        fault("server.tls.client_auth", f"{tls.client_auth} needs server.tls.ca_file, whose clients are let in")
     if config.auth.jwt.secret and (why := weakness(config.auth.jwt.secret)):
         fault("auth.jwt.secret", why, remedy)
     for key in config.sessions.seal_keys:
@@ -315,9 +337,12 @@ def start_problems(config: GatewayConfig, place: Mapping[str, Place]) -> list[Pr
             )
         )
     tls = config.server.tls
-    if tls.enabled:
+    if tls.enabled or (config.server.serves("tcp_binary") and config.server.tcp_tls):
         missing = False
-        for key, path in (("server.tls.cert_file", tls.cert_file), ("server.tls.key_file", tls.key_file)):
+        files = [("server.tls.cert_file", tls.cert_file), ("server.tls.key_file", tls.key_file)]
+        if tls.client_auth != "none":
+            files.append(("server.tls.ca_file", tls.ca_file))
+        for key, path in files:
             if not os.access(path, os.R_OK):
                 missing = True
                 problems.append(

@@ -78,7 +78,7 @@ def _schema_of(entry: Field) -> dict[str, Any]:
     variables = [*row.env, *([entry.variable] if entry.variable else [])]
     if variables:
         schema["description"] += f" (variables: {', '.join(variables)})"
-    if entry.default not in (msgspec.NODEFAULT, (), {}, "") and not row.secret:
+    if entry.default not in (msgspec.NODEFAULT, (), {}, "", None) and not row.secret:
         schema["default"] = entry.default
     return schema
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from mcpbridge.config.detection import RouterDetection
-from mcpbridge.config.kinds import BOOL, COUNT, HOST_PORT, PATH, SERVERS, TEXT, URL, choice, duration, integer, matching
+from mcpbridge.config.kinds import BOOL, COUNT, HOST_PORT, PATH, SERVERS, TEXT, choice, duration, integer, matching
 from mcpbridge.config.problems import Place, Problem
+from mcpbridge.config.protocols import ADDRESS, LOCAL
 from mcpbridge.config.rows import Row, Section
 from mcpbridge.config.sections import Logging, ServerSpec
 
@@ -71,11 +72,27 @@ class Gateway(Section, frozen=True, kw_only=True):
     """The gateway that is asked for what no direct server offers."""
 
     url: Annotated[
-        str, Row(URL, "its address; without a path: /mcp; absent: direct servers only", env=("MCP_GATEWAY_URL",))
+        str,
+        Row(
+            ADDRESS,
+            "its address (ws, wss, http, https, sse, sses, tcp, tcps); without a path: the protocol's own; absent: direct servers only",
+            env=("MCP_GATEWAY_URL",),
+        ),
     ] = ""
     auth: GatewayAuth = GatewayAuth()
     connection: GatewayConnection = GatewayConnection()
     tls: GatewayTls = GatewayTls()
+
+
+class Advanced(Section, frozen=True, kw_only=True):
+    """What few need."""
+
+    protocol: Annotated[
+        Literal["websocket", "tcp"], Row(choice("websocket", "tcp"), "tcp: reach the gateway by MCPB frames, whatever its url says")
+    ] = "websocket"
+    tcp_address: Annotated[
+        str, Row(HOST_PORT, "where, with protocol tcp; absent: the host of gateway.url, port 8444. TLS unless it is loopback")
+    ] = ""
 
 
 class Local(Section, frozen=True, kw_only=True):
@@ -129,6 +146,7 @@ class RouterConfig(Section, frozen=True, kw_only=True):
 
     version: Annotated[int, Row(integer(1, 1), "schema version")] = 1
     gateway: Gateway = Gateway()
+    advanced: Advanced = Advanced()
     local: Local = Local()
     direct_clients: DirectClients = DirectClients()
     routing: RouterRouting = RouterRouting()
@@ -148,5 +166,15 @@ def check(config: RouterConfig, place: Mapping[str, Place]) -> list[Problem]:
         problems.append(
             Problem(place.get("logging.output", Place()), "logging.output: stdout carries MCP messages only",
                     "use stderr or a file path", "logging.output")
+        )  # fmt: skip
+    if config.gateway.url.partition(":")[0] in LOCAL:
+        problems.append(
+            Problem(place.get("gateway.url", Place()), "gateway.url: a gateway is reached over the network",
+                    "make it a direct server", "gateway.url")
+        )  # fmt: skip
+    if config.advanced.protocol == "tcp" and not (config.gateway.url or config.advanced.tcp_address):
+        problems.append(
+            Problem(place.get("advanced.protocol", Place()), "advanced.protocol: tcp needs gateway.url or advanced.tcp_address",
+                    "name the gateway", "advanced.protocol")
         )  # fmt: skip
     return problems

@@ -12,45 +12,69 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable
 from typing import Final, cast
 
 from mcpbridge.errors import BridgeError
+from mcpbridge.observe.log import log
 from mcpbridge.transports.doors import bind
 from mcpbridge.wire import mcpb
 
 SILENCE: Final = 1.0  # seconds
+LOOK: Final = 1.0  # seconds between two looks whether we are ready
 MAX_OPEN: Final = 256  # connections at once; more are cut at once, who have learned what a connection tells
 
+_log = log("tcp_binary")
 _HEALTH = frozenset((mcpb.HEALTH,))
 
 
 class TcpHealth:
-    """``state`` says whether all is well, and in one word how it is."""
+    """``state`` says whether all is well, and in one word how it is; ``ready`` whether we take calls."""
 
-    def __init__(self, state: Callable[[], tuple[bool, str]]) -> None:
+    def __init__(self, state: Callable[[], tuple[bool, str]], ready: Callable[[], bool]) -> None:
         self.state = state
         self.open: set[_Probe] = set()
+        self._ready = ready
+        self._where = ("", 0)
         self._listeners: list[asyncio.AbstractServer] = []
+        self._is_over = False
 
     @property
     def connections(self) -> int:
-        """Probes that are connected. They never hold up the end of the process."""
+        """0: probes never hold up the end of the process."""
         return 0
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Listen: from now on the process is ready. Returns the address bound first. Raises OSError."""
-        loop = asyncio.get_running_loop()
+        """Listen if we are ready. Returns the address bound first. Raises OSError when it cannot be had."""
         sockets = await bind(host, port)
-        self._listeners += [await loop.create_server(lambda: _Probe(self), sock=listener) for listener in sockets]
         address = sockets[0].getsockname()
+        self._where = (host, address[1])
+        await self._serve(sockets)
+        if not self._ready():
+            self._shut()
         return address[0], address[1]
 
+    async def follow(self) -> None:
+        """Listen while we are ready, until the process drains. For a task of its own."""
+        while not self._is_over:
+            await asyncio.sleep(LOOK)
+            try:
+                await self.look()
+            except OSError as error:
+                _log.warn("the health port cannot be opened again", protocol="tcp_binary", cause=str(error))
+
+    async def look(self) -> None:
+        """Open or shut the port, as we are ready or not."""
+        if self._is_over or not self._ready():
+            self._shut()
+        elif not self._listeners:
+            await self._serve(await bind(*self._where))
+
     def stop_accepting(self) -> None:
-        """No longer ready."""
-        for listener in self._listeners:
-            listener.close()
-        self._listeners = []
+        """Never ready again."""
+        self._is_over = True
+        self._shut()
 
     async def drain(self, timeout: float) -> None:
         """Nobody is waited for."""
@@ -59,6 +83,15 @@ class TcpHealth:
         self.stop_accepting()
         for probe in list(self.open):
             probe.abort()
+
+    async def _serve(self, sockets: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        self._listeners += [await loop.create_server(lambda: _Probe(self), sock=listener) for listener in sockets]
+
+    def _shut(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
 
 
 class _Probe(asyncio.Protocol):

@@ -18,11 +18,12 @@ pytestmark = pytest.mark.requirement("http.gateway.tcp-health")
 class Port(TcpHealth):
     now = (True, "ok")
     port = 0
+    is_ready = True
 
 
 @pytest.fixture
 async def port() -> AsyncIterator[Port]:
-    port = Port(lambda: port.now)
+    port = Port(lambda: port.now, lambda: port.is_ready)
     _host, port.port = await port.start("127.0.0.1", 0)
     yield port
     await port.close()
@@ -62,11 +63,34 @@ async def test_a_health_frame_gets_a_health_frame_as_often_as_it_is_asked_and_no
         await peer.end()
 
 
-async def test_it_is_refused_when_it_is_not_ready(port):
-    assert await told(port, b"x")
+async def test_it_is_refused_while_we_are_not_ready(port, monkeypatch, eventually):
+    monkeypatch.setattr(health, "LOOK", 0.01)
+    following = asyncio.ensure_future(port.follow())
+    for _ in range(2):
+        assert await told(port, b"x")
+        port.is_ready = False
+        await eventually(lambda: not port._listeners)
+        with pytest.raises(ConnectionRefusedError):
+            await told(port)
+        port.is_ready = True
+        await eventually(lambda: port._listeners)
     port.stop_accepting()
+    await following
     with pytest.raises(ConnectionRefusedError):
         await told(port)
+
+
+async def test_a_start_before_we_are_ready_takes_the_port_and_opens_it_later():
+    ready = False
+    early = TcpHealth(lambda: (True, "ok"), lambda: ready)
+    _host, number = await early.start("127.0.0.1", 0)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", number)
+    ready = True
+    await early.look()
+    _reader, writer = await asyncio.open_connection("127.0.0.1", number)
+    writer.close()
+    await early.close()
 
 
 async def test_probes_over_the_limit_are_cut_and_closing_cuts_the_others(port, monkeypatch):
