@@ -16,7 +16,8 @@ from typing import Protocol
 
 from mcpbridge.admin.app import JSON, NO_STORE, App, error_body
 from mcpbridge.bridge import Bridge
-from mcpbridge.config.gateway import GatewayConfig, is_loopback
+from mcpbridge.config.gateway import GatewayConfig
+from mcpbridge.config.kinds import is_loopback
 from mcpbridge.core.server import Server
 from mcpbridge.execute import Execute
 from mcpbridge.observe.snapshot import Frontend

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 from msgspec import Raw
 
 from mcpbridge.bridge import Bridge
-from mcpbridge.config.kinds import split_host_port
+from mcpbridge.config.kinds import is_loopback, split_host_port
 from mcpbridge.config.load import Loaded
 from mcpbridge.config.protocols import PROTOCOLS, protocol_of
 from mcpbridge.config.router import RouterConfig
@@ -205,7 +205,7 @@ def _gateway_spec(config: RouterConfig) -> ServerSpec:
 
 
 def gateway_address(config: RouterConfig) -> str:
-    """Where the gateway is, "" for none: its url with the protocol's own path where it has none, or the address of its frames."""
+    """Where the gateway is, "" for none: its url, with the protocol's own path if it has none, or the place of its frames."""
     url = config.gateway.url
     parts = urlsplit(url)
     if config.advanced.protocol == "tcp":

@@ -5,7 +5,6 @@ Source: contract sections 1.1 (``cli.gateway.run``) and 3.1.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from mcpbridge.config.kinds import (
     choice,
     duration,
     integer,
+    is_loopback,
     matching,
     size,
 )
@@ -260,17 +260,6 @@ class GatewayConfig(Section, frozen=True, kw_only=True):
     def servers(self) -> tuple[ServerSpec, ...]:
         """The static servers."""
         return self.discovery.providers.static.servers
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a bind address: a loopback literal or ``localhost``. No name is looked up."""
-    name = host.strip("[]").lower()
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
 
 
 def weakness(secret: str) -> str:

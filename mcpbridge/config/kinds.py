@@ -7,6 +7,7 @@ Source: contract section 3 (durations, sizes), section 4 (booleans).
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable
@@ -124,6 +125,17 @@ def split_host_port(text: str) -> tuple[str, int]:
     """Host (without brackets; empty = all addresses) and port of a checked ``host:port``."""
     host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a bind address: a loopback literal or ``localhost``. No name is looked up."""
+    name = host.strip("[]").lower()
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def integer(minimum: int | None = None, maximum: int | None = None) -> Kind:

@@ -75,7 +75,8 @@ class Gateway(Section, frozen=True, kw_only=True):
         str,
         Row(
             ADDRESS,
-            "its address (ws, wss, http, https, sse, sses, tcp, tcps); without a path: the protocol's own; absent: direct servers only",
+            "its address: ws, wss, http, https, sse, sses, tcp or tcps; without a path: the protocol's own; "
+            "absent: direct servers only",
             env=("MCP_GATEWAY_URL",),
         ),
     ] = ""
@@ -88,7 +89,8 @@ class Advanced(Section, frozen=True, kw_only=True):
     """What few need."""
 
     protocol: Annotated[
-        Literal["websocket", "tcp"], Row(choice("websocket", "tcp"), "tcp: reach the gateway by MCPB frames, whatever its url says")
+        Literal["websocket", "tcp"],
+        Row(choice("websocket", "tcp"), "tcp: reach the gateway by MCPB frames"),
     ] = "websocket"
     tcp_address: Annotated[
         str, Row(HOST_PORT, "where, with protocol tcp; absent: the host of gateway.url, port 8444. TLS unless it is loopback")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mcpbridge.config.gateway import GatewayConfig, StaticToken, check, is_loopback, start_problems, weakness
+from mcpbridge.config.gateway import GatewayConfig, StaticToken, check, start_problems, weakness
+from mcpbridge.config.kinds import is_loopback
 from mcpbridge.config.problems import Place
 from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import build
