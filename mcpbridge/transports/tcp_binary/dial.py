@@ -122,7 +122,7 @@ class Dialed(FrameConnection):
         if kind in mcpb.MESSAGES:
             self.deliver(frame.payload)
         elif kind == mcpb.ERROR:
-            self.fail(mcpb.refused(frame.payload))
+            self.fail(_theirs(mcpb.refused(frame.payload)))
         elif kind == mcpb.ACK:
             mcpb.check_ack(frame.payload)
             self._reader.kinds = _OPEN
@@ -178,6 +178,13 @@ class Dialed(FrameConnection):
             self.finish(BridgeError("stream_closed", "the connection ended inside a frame"))
         else:
             self.finish(None)
+
+
+def _theirs(said: BridgeError) -> BridgeError:
+    """What a server's error frame means here: our token is no fault of our client."""
+    if said.reason in ("unauthorized", "forbidden"):
+        return BridgeError("backend_refused", said.detail)
+    return said
 
 
 def _unsent(cause: BaseException | None) -> Exception:

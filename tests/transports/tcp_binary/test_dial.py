@@ -126,7 +126,7 @@ async def test_a_token_signs_in_and_a_bad_one_fails_the_dial(script, gate):
     upstream = await script.dial(here.port, token=lambda: "Bearer good")
     assert (await upstream.call(m.request(1, "echo"), NoReply())).error is None
     error = await refused(script, here.port, token=lambda: "Bearer bad")
-    assert (error.reason, str(error)) == ("unauthorized", "unauthorized: a valid bearer token is needed")
+    assert (error.reason, error.detail) == ("backend_refused", "a valid bearer token is needed")
 
 
 async def test_a_call_without_the_token_that_is_wanted_fails_with_its_reason(script, gate):
