@@ -2,6 +2,7 @@
 
     hop.py [--rounds 5] [--seconds 1.5] [--placement split|one] [--clients 1 16] [--without-peers] [--without-bridge]
            [--output FILE]
+    hop.py --table FILE      the table of the README from what was measured earlier
 
 All programs stay up for the whole run; every round measures each of them once per number of clients, one after the other
 (A B C A B C ...), every second round backwards, so that a slow minute of the machine hits all alike. Prints a table of medians
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import peers
+import report
 from measure import Load, Sample, machine, median, sample
 from messages import Dialect
 from processes import ROOT, Running, cores, free_port, pinned, python
@@ -58,11 +60,15 @@ class Options(NamedTuple):
     with_bridge: bool
     with_peers: bool
     output: Path
+    table: Path | None
 
 
 def main() -> int:
     """Measure and print. Returns 1 when a program could not be measured or answered wrongly."""
     options = parse()
+    if options.table is not None:
+        print("\n".join(report.report(report.read(options.table))))
+        return 0
     if options.with_peers:
         peers.install()
     load_core, hop_core = cores(options.placement)
@@ -112,9 +118,10 @@ def parse() -> Options:
     parser.add_argument("--without-bridge", action="store_true")
     parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print what FILE holds and measure nothing")
     found = parser.parse_args()
     some = (not found.without_bridge, not found.without_peers)
-    return Options(found.rounds, found.seconds, found.placement, tuple(found.clients), *some, found.output)
+    return Options(found.rounds, found.seconds, found.placement, tuple(found.clients), *some, found.output, found.table)
 
 
 def start_all(

@@ -87,3 +87,27 @@ def test_the_guard_judges_the_ratio(limit: str, code: int, word: str):
     done = run("guard.py", "--rounds", "1", "--seconds", "0.3", "--limit", limit)
     assert done.returncode == code, done.stdout + done.stderr
     assert done.stdout.count(word) == 2, f"{done.stdout} after {time.monotonic() - started:.0f} s"
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["by itself", "in the record of a full run"])
+def test_the_readmes_table_comes_from_what_was_measured(recorded: bool, tmp_path: Path):
+    def row(program: str, rate: int) -> dict[str, object]:
+        sample = {"calls_per_second": rate, "p50_us": 1500, "p99_us": None, "cpu_us": 63.4, "rss_mb": 55.2}
+        named = {"program": program, "version": "1", "hop": "http-stdio", "dialect": "legacy", "clients": 16}
+        return {**named, "samples": [sample, {**sample, "calls_per_second": rate + 20}, sample]}
+
+    machine = {"cpu": "x", "cores": 2, "python": "3.11", "load_average": [0]}
+    rows = [row("mcpbridge", 12000), row("slow", 1000), row("fast", 2000)]
+    hop = {"machine": machine, "rounds": 3, "seconds": 1, "rows": rows}
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps({"stages": [{"numbers": {}}, {"numbers": {"hop": hop}}]} if recorded else hop))
+    done = run("hop.py", "--table", str(path))
+    assert "| HTTP → stdio | mcpbridge 1 | 12,000 | 1.5 | – | 63 | 55 |" in done.stdout.splitlines()
+    assert done.stdout.splitlines()[-1] == "HTTP → stdio: 6.0 times the fastest peer (fast)."
+
+
+def test_a_file_without_measurements_is_said_so(tmp_path: Path):
+    path = tmp_path / "other.json"
+    path.write_text("{}")
+    done = run("hop.py", "--table", str(path))
+    assert done.returncode != 0 and "holds no measurements" in done.stderr
