@@ -32,8 +32,8 @@ def read(path: Path) -> dict[str, Any]:
 def report(document: dict[str, Any]) -> Iterator[str]:
     """Where and how it was measured, the table, and the bridge beside the fastest peer of each hop."""
     machine = document["machine"]
-    yield f"{document['rounds']} rounds of {document['seconds']} s, {CLIENTS} connections of {DIALECT} clients; {machine['cpu']},"
-    yield f"{machine['cores']} cores, CPython {machine['python']}, load average {machine['load_average']}."
+    yield f"{document['rounds']} rounds of {document['seconds']} s, {CLIENTS} connections of {DIALECT} clients;"
+    yield f"{machine['cpu']}, {machine['cores']} cores, CPython {machine['python']}, load average {machine['load_average']}."
     yield ""
     yield "| hop | program | calls/s | p50 ms | p99 ms | CPU µs per call | memory MB |"
     yield "|---|---|---:|---:|---:|---:|---:|"
