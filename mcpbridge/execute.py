@@ -45,13 +45,13 @@ class Execute:
     def __init__(self, spawn: Spawn, *, deadline: float) -> None:
         self._spawn = spawn
         self._deadline = deadline
-        self._passing: OrderedDict[str, ClientSession] = OrderedDict()
+        self._passing: OrderedDict[tuple[str, str | None], ClientSession] = OrderedDict()
         self.front: Handler  # set by the wiring once the ring stands
 
     def policy(self) -> Policy:
         def policy(x: Exchange, handler: Handler) -> Awaitable[Response | None]:
             if x.caller.era == "legacy" and x.session is None and x.notes.get("passing"):
-                x.session = self._session((x.caller.principal or ANONYMOUS).key)
+                x.session = self._session((x.caller.principal or ANONYMOUS).key, x.force_protocol)
             return handler(x)
 
         return policy
@@ -99,10 +99,12 @@ class Execute:
             )
         return x
 
-    def _session(self, principal: str) -> ClientSession:
-        session = self._passing.get(principal)
+    def _session(self, principal: str, protocol: str | None) -> ClientSession:
+        """The passing session of a principal; a forced protocol has one of its own, for a session keeps to its backends."""
+        key = (principal, protocol)
+        session = self._passing.get(key)
         if session is None:
-            session = self._passing[principal] = ClientSession(Session("", principal, NEWEST_LEGACY), _NoBack())
+            session = self._passing[key] = ClientSession(Session("", principal, NEWEST_LEGACY), _NoBack())
             session.initialize = m.request(
                 0,
                 "initialize",
@@ -116,7 +118,7 @@ class Execute:
             if len(self._passing) > MAX_PASSING:
                 _key, oldest = self._passing.popitem(last=False)
                 self._spawn(oldest.close())
-        self._passing.move_to_end(principal)
+        self._passing.move_to_end(key)
         return session
 
 

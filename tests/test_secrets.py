@@ -54,7 +54,7 @@ def secret_file(tmp_path: Path, text: str, mode: int = 0o600) -> str:
     return str(path)
 
 
-@pytest.mark.requirement("config.router.gateway.auth.token_env")
+@pytest.mark.requirement("config.router.gateway.auth.token_env", "env.MCP_AUTH_TOKEN")
 def test_the_order_is_variable_keychain_named_variable_file(keychain: Keychain, tmp_path: Path) -> None:
     path = secret_file(tmp_path, "Bearer from-the-file\nsecond line\n")
     auth = GatewayAuth(token_secure_key="item", token_env="MINE", token_file=path)

@@ -268,8 +268,9 @@ class Server:
         """The backend for this attempt. Raises BridgeError("no_backend") naming the server and every cause."""
         if x.session is not None:
             link = x.session.links.get(self.name)
-            if link is not None and link.backend is not None and link.backend not in tried:
-                return link.backend
+            linked = link.backend if link is not None else None
+            if linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol):
+                return linked
         if len(self.backends) == 1 and not tried and x.force_protocol is None:
             return self.backends[0]
         state = self.backends[0].states.peek(x) if continues(x) else None

@@ -80,6 +80,7 @@ def test_a_broken_entry_of_the_map_is_an_error_with_its_place(write: Write, entr
 # -- the wrapper
 
 
+@pytest.mark.requirement("config.wrapper")
 @pytest.mark.parametrize("more", ["", "---\napiVersion: v1\nkind: Secret\n"])
 def test_a_config_map_is_unwrapped_and_faults_have_the_places_of_the_file(write: Write, more: str) -> None:
     text = "kind: ConfigMap\nmetadata: {name: x}\ndata:\n  config.yaml: |\n    # comment\n    server:\n      port: 1234\n"

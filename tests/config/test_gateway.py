@@ -46,6 +46,7 @@ def test_tls_off_is_possible_on_loopback_only() -> None:
     )
 
 
+@pytest.mark.requirement("env.JWT_SECRET")
 @pytest.mark.parametrize(
     ("secret", "why"),
     [

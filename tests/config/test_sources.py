@@ -79,7 +79,16 @@ def test_a_bad_boolean_names_its_variable() -> None:
     ]
 
 
-@pytest.mark.requirement("env.MCP_LOGGING_LEVEL", "env.MCPBRIDGE_CONFIG")
+@pytest.mark.requirement(
+    "env.MCP_LOGGING_LEVEL",
+    "env.MCPBRIDGE_CONFIG",
+    "env.MCP_GATEWAY_URL",
+    "env.MCP_DIRECT_CLIENTS_ENABLED",
+    "env.MCP_GATEWAY_STDIO_BACKENDS",
+    "env.MCP_GATEWAY_HTTP_BACKENDS",
+    "env.JWT_SECRET",
+    "env.MCPBRIDGE_SEAL_KEY",
+)
 def test_variables_of_the_guide_set_their_keys(write: Write) -> None:
     env = {"MCP_GATEWAY_URL": "https://g.example", "MCP_DIRECT_CLIENTS_ENABLED": "no", "MCP_LOGGING_LEVEL": "warning"}
     config = router(None, env, Flags(only_servers=False)).config
@@ -112,6 +121,7 @@ def test_a_variable_of_ours_that_sets_nothing_is_an_error_unless_the_other_progr
     assert router(None, {"MCPBRIDGE_SERVER__PORT": "1", "MCPBRIDGE_VERSION": "9"}).config == RouterConfig()
 
 
+@pytest.mark.requirement("env.MCP_AUTH_TOKEN")
 def test_the_token_of_the_environment_is_a_static_token_of_the_gateway(write: Write) -> None:
     path = write("{}")
     token = "t" * 31 + "x"

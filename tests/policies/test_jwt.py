@@ -78,7 +78,7 @@ def test_plain_base64_decodes_the_payload_of_every_token(subject, scopes):
     assert verify(token, KEYS, NOW).principal.subject == subject
 
 
-@pytest.mark.requirement("cli.token.decode")
+@pytest.mark.requirement("cli.token.decode", "defect.base64")
 def test_plain_base64_on_the_command_line_decodes_it_without_a_warning():
     token = issue(KEYS, subject="who? ~me~ >you<", scopes=("mcp:read",), ttl=60.0, now=NOW)
     done = subprocess.run(["base64", "-d"], input=token.split(".")[1].encode(), capture_output=True, timeout=5, check=True)

@@ -69,6 +69,7 @@ async def test_initialize_makes_a_session_that_only_its_principal_may_use() -> N
     assert caught.value.reason == "session_required"
 
 
+@pytest.mark.requirement("cli.router.initialize-empty")
 async def test_an_initialize_without_members_gets_defaults() -> None:
     world = World()
     await world.send(m.request(0, "initialize"))

@@ -137,6 +137,7 @@ MALFORMED = [
 ]
 
 
+@pytest.mark.requirement("cli.stdin-eof")
 async def test_malformed_lines_are_answered_and_the_router_stays_usable() -> None:
     async with raw.child(peers.router("--", *awkward("good"))) as router:
         await router.open_legacy()

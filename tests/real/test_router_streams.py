@@ -40,6 +40,7 @@ def check_answers(output: str) -> None:
     assert all(answers[id]["result"]["content"][0]["text"] == str(id) for id in range(3, 40))
 
 
+@pytest.mark.requirement("cli.stdin-eof")
 def test_input_from_a_file_is_answered_completely_before_the_router_exits(tmp_path: Path) -> None:
     with conversation(tmp_path).open() as source:
         done = subprocess.run(

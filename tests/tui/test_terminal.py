@@ -142,6 +142,7 @@ def address(server: StatusServer) -> tuple[str, str]:
     return "--gateway", f"http://127.0.0.1:{server.port}"
 
 
+@pytest.mark.requirement("cli.tui")
 async def test_it_shows_the_gateway_survives_its_loss_and_leaves_a_clean_terminal(gateway: StatusServer):
     async with terminal(*address(gateway)) as screen:
         await screen.sees("everything/0")
@@ -179,6 +180,7 @@ async def test_ctrl_c_ends_it(gateway: StatusServer):
         assert await screen.ends() == 0
 
 
+@pytest.mark.requirement("env.NO_COLOR")
 async def test_no_color_means_no_colour(gateway: StatusServer):
     async with terminal(*address(gateway), "--no-color") as screen:
         await screen.sees("everything/0")
@@ -208,6 +210,7 @@ async def test_a_dumb_terminal_and_once_get_text_without_codes(
         assert b"\x1b" not in screen.raw
 
 
+@pytest.mark.requirement("cli.tui")
 async def test_a_pipe_gets_text_and_the_code_of_the_state(gateway: StatusServer):
     command = [sys.executable, "-X", "utf8", "-m", "mcpbridge", "tui", *address(gateway)]
     done = await asyncio.to_thread(

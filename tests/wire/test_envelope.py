@@ -66,6 +66,7 @@ def test_names_beyond_ascii_are_read_like_any_other():
     assert list(request.params or {}) == ["ключ", "_meta"] and list(request.meta) == ["é"]
 
 
+@pytest.mark.requirement("limit.input.request-id")
 @pytest.mark.parametrize("client", [True, False])
 @pytest.mark.parametrize(
     "id", [0, 1, -1, 2**53 + 1, -(2**63), 2**64, 10**63, "", "7", "é", "a" * 255, "\U0001f600", 'with " and \\ and /']
@@ -115,6 +116,7 @@ def test_meta_null_is_no_meta():
     assert isinstance(message, Request) and message.meta == {}
 
 
+@pytest.mark.requirement("limit.input.method")
 @pytest.mark.parametrize("method", ["x", "a" * 255, "A-Z_0.9/x", "notifications/x"])
 def test_methods_within_the_rules_are_accepted(method):
     message = parse(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method}).encode())
@@ -176,6 +178,7 @@ def test_long_strings_of_digits_are_no_numbers():
     assert isinstance(parse(CALL.replace(b"[1,", b"[-0." + b"9" * 62 + b"e+1,")), Request)
 
 
+@pytest.mark.requirement("limit.input.method", "limit.input.request-id")
 @pytest.mark.parametrize(
     ("raw", "id"),
     [
@@ -339,6 +342,7 @@ def test_a_broken_answer_of_a_server_names_the_call_it_fails(raw, id):
     assert refused(raw, client=False).id == id
 
 
+@pytest.mark.requirement("limit.stdio-line")
 def test_a_line_cut_at_the_limit_is_refused_with_its_id():
     line = Overlong(b'{"jsonrpc":"2.0","id":7,"method":"m","params":{"a":"xxxx' + "…".encode())
     error = refused(line)

@@ -24,6 +24,7 @@ def nested(depth: int, opener: bytes = b"[", closer: bytes = b"]") -> bytes:
     return opener * depth + b"0" + closer * depth
 
 
+@pytest.mark.requirement("limit.json")
 def test_sixty_four_levels_pass_and_one_more_does_not():
     assert verdict(nested(64)) == "fit"
     assert verdict(nested(65)) == "nested deeper than 64 levels"
@@ -44,6 +45,7 @@ def test_wide_is_not_deep_up_to_the_cap():
     assert verdict(b"[" + b"[]," * 100_000 + b"0]") == "more than 200000 brackets"
 
 
+@pytest.mark.requirement("limit.input.utf8", "limit.json")
 def test_text_must_be_utf8_without_a_byte_order_mark():
     assert verdict('["é\U0001f600"]'.encode()) == "fit"
     assert verdict(b'["\xff"]') == "invalid UTF-8 at byte 2"
@@ -52,6 +54,7 @@ def test_text_must_be_utf8_without_a_byte_order_mark():
     assert verdict(b"\xef\xbb\xbf[]") == "byte order mark"
 
 
+@pytest.mark.requirement("limit.json")
 def test_long_numbers_are_the_clients_limit_only():
     raw = b"[" + b"1" * 65 + b"]"
     assert verdict(raw) == "number of more than 64 digits"
@@ -66,6 +69,7 @@ def test_a_hundred_thousand_keys_are_refused_before_they_are_parsed():
     assert verdict(b'["' + b":" * 100_000 + b'"]') == "fit"
 
 
+@pytest.mark.requirement("limit.json")
 @pytest.mark.parametrize("raw", [b'{"a":1,"a":1}', b'[{"x":{"a":1,"\\u0061":2}}]'])
 def test_duplicate_keys_are_found_at_any_level(raw):
     with pytest.raises(BridgeError, match="duplicate key at line 1 column"):

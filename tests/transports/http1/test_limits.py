@@ -12,6 +12,7 @@ from tests.support.http_vectors import request
 # -- sizes
 
 
+@pytest.mark.requirement("limit.body")
 @pytest.mark.parametrize("make", [post, chunked], ids=["length", "chunked"])
 async def test_a_body_at_the_limit_passes_and_one_byte_more_is_413(serve, connect, make):
     server = await serve(max_body=1000)
@@ -57,6 +58,7 @@ async def test_admission_sets_the_limit_of_each_request(serve, connect):
     assert [(await client.answer()).status for _ in range(2)] == [200, 413]
 
 
+@pytest.mark.requirement("limit.headers")
 @pytest.mark.parametrize("over", [0, 1])
 @pytest.mark.parametrize("cut", [10, 10**6])
 async def test_a_head_at_the_limit_passes_and_one_byte_more_is_431(serve, connect, over, cut):
@@ -114,6 +116,7 @@ async def test_a_pipelining_client_that_does_not_read_gets_no_more_answers(serve
 # -- connections
 
 
+@pytest.mark.requirement("limit.per-ip")
 async def test_one_address_may_hold_so_many_connections_and_no_more(serve, connect, eventually):
     server = await serve(max_connections_per_ip=3)
     held = [await connect(server) for _ in range(3)]
