@@ -66,7 +66,6 @@ def test_names_beyond_ascii_are_read_like_any_other():
     assert list(request.params or {}) == ["ключ", "_meta"] and list(request.meta) == ["é"]
 
 
-@pytest.mark.requirement("limit.input.request-id")
 @pytest.mark.parametrize("client", [True, False])
 @pytest.mark.parametrize(
     "id", [0, 1, -1, 2**53 + 1, -(2**63), 2**64, 10**63, "", "7", "é", "a" * 255, "\U0001f600", 'with " and \\ and /']
@@ -116,7 +115,6 @@ def test_meta_null_is_no_meta():
     assert isinstance(message, Request) and message.meta == {}
 
 
-@pytest.mark.requirement("limit.input.method")
 @pytest.mark.parametrize("method", ["x", "a" * 255, "A-Z_0.9/x", "notifications/x"])
 def test_methods_within_the_rules_are_accepted(method):
     message = parse(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method}).encode())
