@@ -92,10 +92,10 @@ class Client:
 
 
 @asynccontextmanager
-async def world(serve: Serve, *, connections: int = 100) -> AsyncIterator[Client]:
+async def world(serve: Serve, *, connections: int = 100, aggregate: bool = False) -> AsyncIterator[Client]:
     """A client in front of the bridge in front of an HTTP server that runs ``serve`` for every request.
 
-    ``connections``: how many the bridge uses for calls.
+    ``connections``: how many the bridge uses for calls. ``aggregate``: the server, `s`, is one of several.
     """
 
     async def backend(request: HttpRequest, responder: Responder) -> None:
@@ -105,12 +105,14 @@ async def world(serve: Serve, *, connections: int = 100) -> AsyncIterator[Client
         server = HttpServer(backend)
         stack.push_async_callback(server.close)
         host, port = await server.start("127.0.0.1", 0)
-        yield await stack.enter_async_context(in_front_of(f"http://{host}:{port}", connections=connections))
+        yield await stack.enter_async_context(
+            in_front_of(f"http://{host}:{port}", connections=connections, aggregate=aggregate)
+        )
 
 
 @asynccontextmanager
 async def in_front_of(
-    url: str, *, connections: int = 100, deadline: float = 5, max_response: int = 10_485_760
+    url: str, *, connections: int = 100, deadline: float = 5, max_response: int = 10_485_760, aggregate: bool = False
 ) -> AsyncIterator[Client]:
     """A client in front of the bridge in front of whatever listens at this origin."""
     async with asyncio.timeout(20), AsyncExitStack() as stack:
@@ -118,7 +120,8 @@ async def in_front_of(
         stack.push_async_callback(upstream.close)
         bridge = await stack.enter_async_context(Bridge("gateway", MemoryStore(), Crossings()))
         reach = dial("s", bridge.spawn, upstream, f"{url}/mcp", max_response=max_response)
-        target = bridge.add("s", [Way("http", "s", reach)])
+        server = bridge.add("s", [Way("http", "s", reach)])
+        target = (server,) if aggregate else server
         numbers = iter(range(1, 1000))
         ring = [anonymous(), sessions(bridge.sessions, lambda _record: f"id{next(numbers)}"), validate()]
         front_ring = bridge.front(ring, bridge.endpoint())
