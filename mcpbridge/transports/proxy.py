@@ -98,7 +98,7 @@ class Route:
 
 def refused(proxy: Proxy, status: int) -> BridgeError:
     """The error of a proxy that answers with this HTTP status instead of forwarding."""
-    wants = " (it wants a user name and password, or others)" if status == 407 else ""
+    wants = " (it wants a user name and password, or others)" if status in (401, 407) else ""
     return BridgeError(
         "proxy_failed", f"{proxy} answered HTTP {status}{wants}", sent=False, status=status, retryable=status >= 500
     )
