@@ -195,7 +195,7 @@ class Faces:
 
 def explain(path: str | None, status: int, words: str, id: str) -> tuple[list[tuple[str, str]], bytes]:
     """What the HTTP engine itself refuses: a JSON-RPC error at an MCP endpoint, else the error of the API."""
-    if path is not None and (path.startswith("/mcp") or path in (f"{API}/mcp", f"{API}/execute")):
+    if path is not None and (path.startswith(("/mcp", "/events", "/sse")) or path in (f"{API}/mcp", f"{API}/execute")):
         return refusal_of(status, words, id)
     return [JSON, NO_STORE], error_body(status, words, "", id)
 

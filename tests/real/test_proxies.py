@@ -52,7 +52,12 @@ def _gateway(folder: Path, tls: bool) -> Iterator[int]:
     port = peers.free_port()
     settings: Json = {"enabled": tls, "cert_file": str(folder / "cert.pem"), "key_file": str(folder / "key.pem")}
     config = {
-        "server": {"port": port, "allowed_hosts": [HOST, "localhost"], "tls": settings, "protocols": {"tcp_binary": {"enabled": False}}},
+        "server": {
+            "port": port,
+            "allowed_hosts": [HOST, "localhost"],
+            "tls": settings,
+            "protocols": {"tcp_binary": {"enabled": False}},
+        },
         "metrics": {"enabled": False, "endpoint": f"127.0.0.1:{peers.free_port()}"},
         "auth": {"type": "none"},
         "servers": [{"name": "dual", "command": peers.DUAL_STDIO[0], "args": peers.DUAL_STDIO[1:]}],

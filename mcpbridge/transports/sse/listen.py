@@ -61,13 +61,13 @@ class SseFrontend:
             await responder.respond(405, [("allow", "GET")])
             return
         if not _takes_events(request.headers.get("accept")):
-            await _refuse(responder, BridgeError("invalid_request", "Accept must list text/event-stream"), 406)
+            await _refuse(request, responder, BridgeError("invalid_request", "Accept must list text/event-stream"), 406)
             return
         arrival = Arrival("sse", request.peer, _PostHeaders(request.headers), server)
         try:
             principal = await self._admit(arrival) or ANONYMOUS
         except BridgeError as error:
-            await _refuse(responder, error)
+            await _refuse(request, responder, error)
             return
         id = token_urlsafe(32)
         client = SseClient(responder, self._keep_alive)
@@ -91,7 +91,7 @@ class SseFrontend:
         kind = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
         if kind != "application/json":
             error = BridgeError("invalid_request", f"content type {kind[:80] or 'missing'!r}, application/json expected")
-            await _refuse(responder, error, 415)
+            await _refuse(request, responder, error, 415)
             return
         ids = parse_qs(request.query, max_num_fields=16).get("session", ()) if len(request.query) <= 1024 else ()
         owner, client = self._open.get(ids[0], ("", None)) if len(ids) == 1 else ("", None)
@@ -100,16 +100,16 @@ class SseFrontend:
         except BridgeError as error:
             if client is not None and error.fault.status == 401:
                 client.lose("its client is no longer signed in")
-            await _refuse(responder, error)
+            await _refuse(request, responder, error)
             return
         if client is None or principal.key != owner or client.is_over:
-            await _refuse(responder, BridgeError("session_unknown", "open the stream again"))
+            await _refuse(request, responder, BridgeError("session_unknown", "open the stream again"))
             return
         try:
             message = parse(request.body)
             era = classify(message, request.headers.get("mcp-protocol-version"))
         except BridgeError as error:
-            await _refuse(responder, error)
+            await _refuse(request, responder, error)
             return
         await client.turn()
         if era == "legacy":
@@ -258,7 +258,7 @@ def _takes_events(accept: str | None) -> bool:
     return not kinds.isdisjoint(("text/event-stream", "text/*", "*/*"))
 
 
-async def _refuse(responder: Responder, error: BridgeError, status: int | None = None) -> None:
+async def _refuse(request: HttpRequest, responder: Responder, error: BridgeError, status: int | None = None) -> None:
     """Answer with this error; legacy clients get their statuses."""
     headers = [JSON]
     if challenge := error.data.pop("challenge", None):
@@ -266,4 +266,4 @@ async def _refuse(responder: Responder, error: BridgeError, status: int | None =
     status = error.fault.legacy_status if status is None else status
     if status in (429, 503):
         headers.append(("retry-after", "1"))
-    await responder.respond(status, headers, m.error(error.id, to_wire(error)).encode())
+    await responder.respond(status, headers, m.error(error.id, to_wire(error, request.id)).encode())

@@ -128,6 +128,7 @@ class Client:
             "Content-Type": "application/json",
             "Content-Length": str(len(body)),
             "Connection": "close",
+            "X-Request-Id": "mine",
             **headers,
         }
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
@@ -334,7 +335,7 @@ async def test_who_drains_answers_what_was_asked_ends_the_streams_and_lets_nobod
 async def test_a_malformed_post_gets_a_status_and_an_error_and_harms_nobody(client, body, headers, status, code):
     ann = await client().hello()
     said, answer = await ann.post(body, **headers)
-    assert (said, answer["error"]["code"]) == (status, code)
+    assert (said, answer["error"]["code"], answer["error"]["data"]["request_id"]) == (status, code, "mine")
     await ann.say(2, "ping")
     assert (await ann.message())["id"] == 2
 
