@@ -37,7 +37,8 @@ PING_AFTER: Final = 25.0  # seconds of silence
 PONG_WITHIN: Final = 20.0  # seconds
 MESSAGE_RATE: Final = 1024  # bytes a second that an unfinished message must grow by
 GOODBYE_TIME: Final = 3.0  # seconds for the closing handshake and for what is still to be written
-MAX_BEHIND: Final = 4  # messages of the largest size that may wait to be read by the other side
+MAX_BEHIND: Final = 4  # messages of the largest size that may wait to be read by the other side,
+MIN_BEHIND: Final = 8 << 20  # or bytes, where those would be fewer
 
 OnMessage = Callable[[bytes], None]
 OnClose = Callable[[BaseException | None], None]
@@ -95,7 +96,7 @@ class WebSocketConnection(Upgraded):
     def send(self, data: bytes) -> None:
         if self._is_over:
             raise ConnectionError("the WebSocket is closed")
-        if self._transport.get_write_buffer_size() > MAX_BEHIND * self._max_message:
+        if self._transport.get_write_buffer_size() > max(MAX_BEHIND * self._max_message, MIN_BEHIND):
             self._cut("the other side reads too slowly")
             raise ConnectionAbortedError("the other side reads too slowly")
         try:

@@ -126,7 +126,8 @@ async def test_pausing_inside_a_burst_holds_the_rest(pair: Pair):
                 talk.connection.resume()
 
 
-async def test_a_peer_that_does_not_read_makes_drain_wait_and_is_cut_when_it_lies_too_far_behind(pair: Pair):
+async def test_a_peer_that_does_not_read_makes_drain_wait_and_is_cut_when_it_lies_too_far_behind(pair: Pair, monkeypatch):
+    monkeypatch.setattr(module, "MIN_BEHIND", 0)
     peer, talk = await pair(max_message=1 << 20)
     peer.writer.transport.pause_reading()
     message = b"x" * (1 << 20)
