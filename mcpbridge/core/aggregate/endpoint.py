@@ -24,7 +24,7 @@ from mcpbridge.core.aggregate.names import task_owner
 from mcpbridge.core.aggregate.resources import Owners
 from mcpbridge.core.aggregate.show import Items, Visible
 from mcpbridge.core.client_session import ClientSession
-from mcpbridge.core.exchange import Era, Exchange, Handler
+from mcpbridge.core.exchange import ANONYMOUS, Era, Exchange, Handler, NoReply
 from mcpbridge.core.route import open_link
 from mcpbridge.core.server import Backend, Server
 from mcpbridge.core.state import continues, unknown
@@ -37,6 +37,9 @@ from mcpbridge.wire.message import Notification, Request, Response
 from mcpbridge.wire.spec import LEGACY, LISTS, LOG_LEVELS, MODERN, SERVER_INFO
 
 KINDS = ("tools", "prompts", "resources")
+RELIST = 1.0  # seconds after which names that nobody knows have the lists read again, per caller
+MAX_RELISTED = 10_000
+MAX_PAGES = 100
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Endpoint:
         self._owners = Owners([part.server.name for part in parts])
         self._exposed = Exposed({part.server.name: part.prefix for part in parts}, max_name)
         self._face = Face(self._owners)
+        self._relisted: dict[tuple[str, str], tuple[float, asyncio.Future[None]]] = {}
 
     async def __call__(self, x: Exchange) -> Response | None:
         if isinstance(x.message, Notification):
@@ -293,13 +297,31 @@ class Endpoint:
 
     async def _candidates(self, x: Exchange, kind: str, exposed: str) -> list[tuple[Server, str]]:
         """Who may own an exposed name, first choice first."""
-        if self._exposed.needs_lists(kind, exposed) and x.notes.get("relisted") is None:
-            x.notes["relisted"] = True  # a name from before our start: the lists teach it
-            listing = m.request(x.request.id, f"{kind}/list", {"_meta": x.request.param("_meta")} if x.request.meta else None)
-            part = x.derive(listing, self._servers[0])
-            part.target = x.target
-            await self._list(part, kind)
+        if self._exposed.needs_lists(kind, exposed):  # a name from before our start
+            await self._relist(x, kind)
         return [(self._parts[server].server, name) for server, name in self._exposed.of(kind, exposed)]
+
+    async def _relist(self, x: Exchange, kind: str) -> None:
+        """Have the lists read for their names: once for all calls of one caller that wait, and not again at once."""
+        caller = (kind, (x.caller.principal or ANONYMOUS).key)
+        now = asyncio.get_running_loop().time()
+        began, reading = self._relisted.get(caller, (0.0, None))
+        if reading is None or (reading.done() and now - began >= RELIST):
+            if len(self._relisted) >= MAX_RELISTED:
+                self._relisted.clear()
+            reading = share(self._servers[0].backends[0].spawn, self._read_names(x, kind))
+            self._relisted[caller] = (now, reading)
+        await asyncio.wait([reading], timeout=x.deadline.remaining(now))
+
+    async def _read_names(self, x: Exchange, kind: str) -> None:
+        params = {"_meta": x.request.params["_meta"]} if x.request.params and x.request.meta else {}
+        for _ in range(MAX_PAGES):
+            part = x.derive(m.request(x.request.id, f"{kind}/list", params or None), self._servers[0], NoReply())
+            part.target = x.target
+            cursor = members((await self._list(part, kind)).result).get("nextCursor")
+            if cursor is None:
+                break
+            params["cursor"] = cursor
 
     async def _by_uri(self, x: Exchange) -> Response:
         uri = text(x.request.param("uri"))

@@ -300,3 +300,21 @@ async def test_what_a_caller_may_not_see_it_can_neither_list_nor_reach(monkeypat
         for id, (method, params) in enumerate(calls.items(), 10):
             send(world, {"id": id, "method": method, "params": params})
             assert (await receive(world.client))["error"]["code"] == -32602, method
+
+
+async def test_names_that_nobody_knows_have_the_lists_read_once_for_all_who_ask() -> None:
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["a", "b"], single=False, prefix=False)
+        await initialized(world, a={"tools": {}}, b={"tools": {}})
+        for id in (1, 2, 3):
+            send(world, {"id": id, "method": "tools/call", "params": {"name": "t" if id < 3 else "nobody"}})
+        await answer(world, "a", "tools/list", {"tools": []})
+        await answer(world, "b", "tools/list", {"tools": [], "nextCursor": "2"})
+        assert (await answer(world, "b", "tools/list", {"tools": [TOOL]}))["params"] == {"cursor": "2"}
+        for _ in (1, 2):
+            await answer(world, "b", "tools/call", {"content": []})
+        codes = {said["id"]: said.get("error", {}).get("code") for said in [await receive(world.client) for _ in range(3)]}
+        assert codes == {1: None, 2: None, 3: -32602}
+        send(world, {"id": 4, "method": "tools/call", "params": {"name": "nobody"}})
+        assert (await receive(world.client))["error"]["code"] == -32602
+        assert (await world.server("a")).received.empty()
