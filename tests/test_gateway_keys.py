@@ -290,7 +290,9 @@ def test_execute_keeps_to_a_forced_protocol(gateway: Gateway) -> None:
     status, said = gateway.execute("tools/call", call, X_Force_Protocol="websocket")
     assert (status, said["error"]["code"]) == (503, 1002)
     assert said["error"]["message"].startswith("cross_protocol_load_balance_failed")
-    assert said["error"]["data"]["protocols"] == {"stdio": "ok"}
+    assert said["error"]["message"].endswith("none that speaks websocket is left; there is wallclock/0 (stdio): ok")
+    data = said["error"]["data"]
+    assert (data["server"], data["protocol"], data["protocols"]) == ("wallclock", "websocket", {"stdio": "ok"})
     assert gateway.execute("tools/call", call, X_Force_Protocol="pigeon")[0] == 400
 
 

@@ -18,7 +18,7 @@ import msgspec
 from mcpbridge.config.kinds import Kind
 from mcpbridge.config.problems import Place, Problem
 from mcpbridge.config.rows import Field, Section, build, fields_of
-from mcpbridge.observe.redact import conceal
+from mcpbridge.observe.redact import conceal, redact
 
 Node = Any  # yaml.nodes.Node: PyYAML has one owner, config/load
 Table = dict[str, Any]  # key -> Field, or the Table of a section
@@ -315,6 +315,8 @@ def _shape(node: Node) -> str:
 
 
 def _short(text: str) -> str:
+    """A written value for a message that may end up in somebody's build log."""
+    text = redact(text)
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mcpbridge.core.client_session import AnyLink, ClientSession
 from mcpbridge.core.exchange import Era, Exchange
@@ -284,8 +284,11 @@ class Server:
             named = f"server {self.name!r}: "  # said once, though each cause has it too
             said = (f"{b.name} ({b.protocol}): {(b.reason or b.state).replace(named, '')}" for b in self.backends)
             causes = "; ".join(said) or "it has none"
-            states = {b.protocol: b.state for b in self.backends}
-            raise BridgeError("no_backend", f"server {self.name!r}: {causes}", sent=False, server=self.name, protocols=states)
+            data: dict[str, Any] = {"server": self.name, "protocols": {b.protocol: b.state for b in self.backends}}
+            if x.force_protocol is not None:
+                data["protocol"] = x.force_protocol
+                causes = f"none that speaks {x.force_protocol} is left; there is {causes}"
+            raise BridgeError("no_backend", named + causes, sent=False, **data)
         return min(candidates, key=lambda b: (b.state == "down", b.active))
 
     def may_retry(self, x: Exchange, tried: set[Backend]) -> bool:

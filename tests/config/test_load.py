@@ -180,6 +180,8 @@ def test_a_secret_is_never_shown_in_a_fault(write: Write) -> None:
     assert "hunter" not in text
     assert "hunter" not in "\n".join(faults(None, {"JWT_SECRET": "hunter2"}))
     assert "hunter" not in "\n".join(faults(write("server: {port: '${P}'}\n"), {"P": "hunter2"}))
+    (fault,) = faults(write("servers: [{name: a, url: 'https://me:hunter2@x.example/mcp?api_key=hunter3'}]\n"))
+    assert "without user or password" in fault and "x.example" in fault and "hunter" not in fault
 
 
 # -- servers
