@@ -341,11 +341,20 @@ def start_problems(config: GatewayConfig, place: Mapping[str, Place]) -> list[Pr
         if not missing:
             import ssl  # 20 ms that a gateway without TLS need not spend
 
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.cert_file, tls.key_file)
+                context.load_cert_chain(tls.cert_file, tls.key_file)
             except (ssl.SSLError, OSError) as error:
                 problems.append(
                     Problem(place.get("server.tls.cert_file", Place()), f"server.tls: certificate and key do not load: {error}",
                             "both must be PEM and belong together", "server.tls.cert_file")
+                )  # fmt: skip
+            try:
+                if tls.client_auth != "none":
+                    context.load_verify_locations(tls.ca_file)
+            except (ssl.SSLError, OSError) as error:
+                problems.append(
+                    Problem(place.get("server.tls.ca_file", Place()), f"server.tls.ca_file: no certificates in it: {error}",
+                            "PEM of the authority that signs client certificates", "server.tls.ca_file")
                 )  # fmt: skip
     return problems

@@ -382,6 +382,8 @@ class Peer:
             self._connection.send(data)
         except ConnectionError:
             pass  # nobody is there to read it; on_close reports the end
+        except BridgeError as error:
+            _log.warn("message dropped", server=self._name, reason=str(error))  # this connection cannot carry it
 
 
 def _plain(raw: Raw | None) -> Any:

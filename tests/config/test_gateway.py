@@ -12,6 +12,7 @@ from mcpbridge.config.kinds import is_loopback
 from mcpbridge.config.problems import Place
 from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import build
+from tests.support.certificates import make_tls
 from tests.support.configs import gateway
 
 STRONG = "kX9v2mQ7pL4sR8tY1wZ5bN3cF6hJ0dG="
@@ -116,3 +117,28 @@ def test_a_protocol_is_served_unless_it_or_all_but_another_are_switched_off(valu
 def test_without_a_file_only_one_port_is_taken() -> None:
     config = gateway(None).config.server
     assert [name for name in PROTOCOLS if config.serves(name)] == ["websocket", "http", "sse"]
+
+
+def test_the_port_of_frames_has_tls_as_the_other_one_unless_it_is_told_otherwise() -> None:
+    def tls_of(**values: Any) -> bool:
+        return build(GatewayConfig, {key.replace("__", "."): value for key, value in values.items()}).server.tcp_tls
+
+    assert tls_of() is True
+    assert tls_of(server__tls__enabled=False) is False
+    assert tls_of(server__tls__enabled=False, server__protocols__tcp_binary__tls=True) is True
+    assert tls_of(server__protocols__tcp_binary__tls=False) is False
+    (fault,) = checked(server__host="0.0.0.0", auth__type="bearer", server__protocols__tcp_binary__tls=False)
+    assert fault.startswith("server.protocols.tcp_binary.tls: false is possible on loopback only, not on 0.0.0.0")
+
+
+def test_certificates_of_clients_need_an_authority(tmp_path: Path) -> None:
+    (fault,) = checked(server__tls__client_auth="request")
+    assert fault == "server.tls.client_auth: request needs server.tls.ca_file, whose clients are let in"
+    tls = make_tls(tmp_path)
+    files = {"server.tls.cert_file": str(tls.server_cert), "server.tls.key_file": str(tls.server_key)}
+    values = {"auth.jwt.secret": STRONG, **files, "server.tls.client_auth": "require"}
+    assert start_problems(build(GatewayConfig, {**values, "server.tls.ca_file": str(tls.authority)}), {}) == []
+    (problem,) = start_problems(build(GatewayConfig, {**values, "server.tls.ca_file": str(tls.server_key)}), {})
+    assert "server.tls.ca_file: no certificates in it" in str(problem)
+    (problem,) = start_problems(build(GatewayConfig, {**values, "server.tls.ca_file": str(tmp_path / "none")}), {})
+    assert "server.tls.ca_file: cannot read" in str(problem)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mcpbridge.config.problems import Place
 from mcpbridge.config.router import RouterConfig, check
 from mcpbridge.config.rows import build
 from mcpbridge.config.sections import ServerSpec
+from mcpbridge.router import gateway_address
+from tests.support.configs import faults, router
 
 
 def test_logs_never_go_to_stdout() -> None:
@@ -19,3 +23,47 @@ def test_direct_servers_can_be_switched_off() -> None:
     values = {"direct_clients.servers": (ServerSpec(name="a"),)}
     assert [spec.name for spec in build(RouterConfig, values).servers] == ["a"]
     assert build(RouterConfig, {**values, "direct_clients.enabled": False}).servers == ()
+
+
+@pytest.mark.requirement("config.router.gateway.url")
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("", ""),
+        ("https://a.example", "https://a.example/mcp"),
+        ("http://127.0.0.1:8443/", "http://127.0.0.1:8443/mcp"),
+        ("https://a.example/mcp/one", "https://a.example/mcp/one"),
+        ("wss://a.example:8443", "wss://a.example:8443/ws"),
+        ("ws://localhost/ws/one", "ws://localhost/ws/one"),
+        ("sses://a.example", "sses://a.example/events"),
+        ("tcps://a.example:8444", "tcps://a.example:8444"),
+    ],
+)
+def test_a_gateway_without_a_path_is_reached_at_the_one_of_its_protocol(url: str, address: str) -> None:
+    assert gateway_address(build(RouterConfig, {"gateway.url": url})) == address
+
+
+@pytest.mark.parametrize(
+    ("url", "where", "address"),
+    [
+        ("wss://a.example", "", "tcps://a.example:8444"),
+        ("http://127.0.0.1:9000/mcp", "", "tcp://127.0.0.1:8444"),
+        ("https://[2001:db8::1]:8443", "", "tcps://[2001:db8::1]:8444"),
+        ("https://a.example", "b.example:8443", "tcps://b.example:8443"),
+        ("", "[::1]:99", "tcp://[::1]:99"),
+    ],
+)
+def test_frames_have_tls_unless_they_stay_on_this_machine(url: str, where: str, address: str) -> None:
+    values = {"gateway.url": url, "advanced.protocol": "tcp", "advanced.tcp_address": where}
+    assert gateway_address(build(RouterConfig, values)) == address
+
+
+def test_frames_need_an_address_and_a_gateway_is_no_file(tmp_path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("gateway: {url: 'unix:///run/x.sock'}\n")
+    assert faults(str(path), of=router) == [
+        "1:11: gateway.url: a gateway is reached over the network (make it a direct server)"
+    ]
+    path.write_text("advanced: {protocol: tcp}\n")
+    (fault,) = faults(str(path), of=router)
+    assert fault == "1:12: advanced.protocol: tcp needs gateway.url or advanced.tcp_address (name the gateway)"

@@ -21,7 +21,7 @@ from tests.support.certificates import Tls, make_tls
 
 
 class House:
-    """A front ring of one function: echo, wait (until ``go``), ask, flood; ``tokens`` are those that sign in."""
+    """A front ring of one function: echo, wait (until ``go``), ask, flood, large; ``tokens`` are those that sign in."""
 
     def __init__(self, bridge: Bridge) -> None:
         self.bridge = bridge
@@ -57,6 +57,10 @@ class House:
         elif message.method == "flood":
             for number in range(int(m.loads(bytes(message.param("count") or b"1")))):
                 x.reply.notify(m.notification("notifications/message", {"number": number, "text": "x" * 10_000}))
+        elif message.method == "large":
+            text = "x" * int(m.loads(bytes(message.param("size") or b"1")))
+            x.reply.notify(m.notification("notifications/message", {"text": text}))
+            return m.result(message.id, {"text": text})
         return m.result(message.id, {name: m.loads(bytes(value)) for name, value in (message.params or {}).items()})
 
 

@@ -167,6 +167,15 @@ async def test_a_message_of_a_megabyte_goes_there_and_back_and_one_over_the_limi
         assert "result" in await peer.call(3, "echo")
 
 
+async def test_an_answer_that_fits_no_frame_is_an_error_and_such_a_notification_is_dropped(gate):
+    here = await gate()
+    async with client(here.port) as peer:
+        answer = await peer.call(1, "large", size=11 << 20)
+        assert answer["error"]["data"]["reason"] == "answer_too_large"
+        assert "result" in await peer.call(2, "echo")
+        assert peer.received == []
+
+
 async def test_bytes_that_are_no_message_are_answered_and_the_connection_lives(gate):
     here = await gate()
     async with client(here.port) as peer:
