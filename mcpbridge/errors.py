@@ -46,7 +46,6 @@ FAULTS: dict[str, Fault] = {
     "websocket_refused": Fault(1004, 502, 502, True, "backend", "websocket: connection refused"),
     "http_not_found": Fault(1005, 502, 502, False, "backend", "http: 404 not found"),
     "stream_closed": Fault(1006, 502, 502, True, "backend", "stream closed"),
-    "sse_closed": Fault(1006, 502, 502, True, "backend", "sse: stream closed"),
     "protocol_mismatch": Fault(1007, 502, 502, False, "backend", "protocol mismatch"),
     "timeout": Fault(1008, 504, 504, True, "backend", "timeout"),
     "unanswered": Fault(1008, 504, 504, True, "client", "timeout"),

@@ -48,10 +48,6 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     ),
     "http_not_found": ("the server's address has no MCP endpoint", "check the path of the url; most servers use /mcp"),
     "stream_closed": ("the server ended the connection with the call open", "look at the server's log; call again"),
-    "sse_closed": (
-        "the event stream of an HTTP+SSE server ended with the call open",
-        "look at the server's log; call again: a new stream is opened",
-    ),
     "protocol_mismatch": (
         "the other side speaks another protocol",
         "check protocol and port; data.expected and data.got say more",

@@ -1,43 +1,33 @@
-"""dial(): a conversation with an HTTP+SSE server. Its stream is read for ever, what is said to it goes by POST.
+"""dial(): a conversation with an HTTP+SSE server. It begins when the stream has named the endpoint that messages are posted to.
 
-POSTs travel beside each other, but a message waits a moment for those before it where the order matters: a notification for
-everything (a cancel that overtakes its request cancels nothing), everything else for notifications (`initialized` comes first).
+A stream that was lost is opened again after a random wait, some times, before the server counts as down.
 
-Source: MCP 2024-11-05 basic/transports; mcp-eras sections 1.4 and 8; contract ``error.sse-closed``.
+Source: MCP 2024-11-05 basic/transports; mcp-eras section 1.4; contract ``backends.sse.*``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from random import random
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
-
-import msgspec
 
 from mcpbridge.core.exchange import Era
 from mcpbridge.core.peer import Peer
 from mcpbridge.core.ports import Dial, Inbox, Upstream
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError
-from mcpbridge.observe.log import log
 from mcpbridge.transports.http1.client import HttpResponse
 from mcpbridge.transports.http1.pool import HttpPool
-from mcpbridge.wire.message import RequestId
+from mcpbridge.transports.sse.connection import Events, SseConnection
 from mcpbridge.wire.sse import SseEvent, SseParser, read_endpoint
 
-_log = log("sse")
-ORDER_TIME: Final = 1.0  # seconds a message waits until those before it are taken
-TAKE_TIME: Final = 30.0  # seconds a server may take to say 202; some answer only when the call is over
-CLOSE_TIME: Final = 1.0  # seconds the reader of a stream has to end
 MAX_EARLY: Final = 100  # events before the endpoint
 _PASSING: Final = frozenset(
     {"connection_refused", "timeout", "backend_error", "stream_closed", "proxy_failed"}
 )  # may be over soon
-
-OnRefused = Callable[[RequestId, BridgeError], None]
 
 
 class Comeback(NamedTuple):
@@ -104,9 +94,6 @@ def dial(
     return run
 
 
-Events = AsyncGenerator[list[SseEvent], None]
-
-
 async def open_stream(name: str, pool: HttpPool, path: str, headers: list[tuple[str, str]], limit: int) -> Events:
     """GET the stream: its events in the pieces they come in. Raises BridgeError(sent=False) when it is no event stream."""
     wanted = [("accept", "text/event-stream"), ("cache-control", "no-store"), *headers]
@@ -164,169 +151,3 @@ async def _endpoint(name: str, events: Events, url: str) -> tuple[str, list[SseE
 def _about(name: str, error: BridgeError) -> BridgeError:
     """The same failure, of this server, whose conversation has not begun."""
     return BridgeError(error.reason, f"server {name!r}: {error.detail}", sent=False, **({"server": name} | error.data))
-
-
-class _Kind(msgspec.Struct):
-    """Just enough of a message of ours to know how it travels."""
-
-    id: RequestId | None = None
-    method: str | None = None
-
-
-_kind = msgspec.json.Decoder(_Kind).decode
-
-
-class SseConnection:
-    """The two halves as one Connection: events in, POSTs out."""
-
-    def __init__(
-        self,
-        name: str,
-        spawn: Spawn,
-        pool: HttpPool,
-        target: str,
-        headers: list[tuple[str, str]],
-        first: list[SseEvent],
-        events: Events,
-        max_response: int,
-    ) -> None:
-        self.on_refused: OnRefused = lambda _id, _error: None  # a request the server did not take
-        self.on_lost: Callable[[], None] = lambda: None  # the stream has ended, and not by us
-        self._name = name
-        self._spawn = spawn
-        self._pool = pool
-        self._target = target
-        self._headers = [("content-type", "application/json"), ("accept", "application/json"), *headers]
-        self._first = first
-        self._events = events
-        self._max_response = max_response
-        self._on_message: Callable[[bytes], None]
-        self._on_close: Callable[[BaseException | None], None]
-        self._reader: asyncio.Task[None] | None = None
-        self._posts: set[asyncio.Task[None]] = set()
-        self._notes: set[asyncio.Task[None]] = set()  # those of the posts that carry notifications
-        self._reading = asyncio.Event()
-        self._reading.set()
-        self._is_over = False
-
-    def start(self, on_message: Callable[[bytes], None], on_close: Callable[[BaseException | None], None]) -> None:
-        self._on_message, self._on_close = on_message, on_close
-        self._reader = self._spawn(self._read())
-        self._reader.add_done_callback(lambda _task: self._end(None))  # also when it is cancelled before it began
-
-    def send(self, data: bytes) -> None:
-        if self._is_over:
-            raise ConnectionResetError(f"the stream of server {self._name!r} has ended")
-        kind = _kind(data)
-        is_note = kind.id is None and kind.method is not None
-        request = kind.id if kind.method is not None else None
-        task = self._spawn(self._post(data, request, set(self._posts if is_note else self._notes)))
-        self._posts.add(task)
-        task.add_done_callback(self._posts.discard)
-        if is_note:
-            self._notes.add(task)
-            task.add_done_callback(self._notes.discard)
-
-    async def drain(self) -> None:
-        """Wait until the server has taken what was sent, as long as order is worth."""
-        if self._posts:
-            await asyncio.wait(set(self._posts), timeout=ORDER_TIME)
-
-    def pause(self) -> None:
-        self._reading.clear()
-
-    def resume(self) -> None:
-        self._reading.set()
-
-    async def close(self) -> None:
-        self._is_over = True
-        for task in [*self._posts, *([self._reader] if self._reader is not None else [])]:
-            task.cancel("the conversation is closed")
-        if self._reader is not None:
-            await asyncio.wait([self._reader], timeout=CLOSE_TIME)
-        if self._reader is None or self._reader.done():
-            await self._events.aclose()
-
-    # Down
-
-    async def _read(self) -> None:
-        cause = BridgeError("sse_closed", f"server {self._name!r} ended it", server=self._name)
-        try:
-            async with aclosing(self._events):
-                await self._take(self._first)
-                async for events in self._events:
-                    await self._take(events)
-        except BridgeError as error:
-            reason = "sse_closed" if error.reason == "stream_closed" else error.reason
-            cause = BridgeError(reason, f"server {self._name!r}: {error.detail}", server=self._name)
-        self._end(cause)
-
-    async def _take(self, events: list[SseEvent]) -> None:
-        for event in events:
-            if event.event == "message" and event.data:
-                if not self._reading.is_set():
-                    await self._reading.wait()
-                self._on_message(event.data)
-
-    def _end(self, cause: BaseException | None) -> None:
-        if not self._is_over:
-            self._is_over = True
-            for task in list(self._posts):
-                task.cancel("the stream has ended")
-            if cause is not None:
-                self.on_lost()
-            self._on_close(cause)
-
-    # Up
-
-    async def _post(self, data: bytes, request: RequestId | None, before: set[asyncio.Task[None]]) -> None:
-        """Deliver one message. ``request``: its id when it is a request, whose call fails when it is not taken."""
-        if before:
-            await asyncio.wait(before, timeout=ORDER_TIME)
-        try:
-            async with asyncio.timeout(TAKE_TIME):
-                await self._deliver(data, queued=request is not None)
-        except TimeoutError:
-            _log.debug("a POST is not answered", server=self._name)  # it may have been taken: the stream will tell
-        except BridgeError as error:
-            failure = BridgeError(error.reason, error.detail, sent=error.sent, **({"server": self._name} | error.data))
-            if request is not None:
-                self.on_refused(request, failure)
-            else:
-                _log.warn("server did not take a message", server=self._name, reason=str(failure))
-            if error.reason == "backend_session_lost":
-                self._lose(failure)
-
-    async def _deliver(self, data: bytes, *, queued: bool) -> None:
-        """POST it. Raises BridgeError when the server did not take it."""
-        response = await self._pool.request(
-            "POST", self._target, self._headers, data, retry_safe=False, max_response=self._max_response, queued=queued
-        )
-        status = response.status
-        async with aclosing(response):
-            if 200 <= status < 300:
-                await self._skim(response)
-                return
-        if status in (404, 410):
-            detail = f"server {self._name!r} no longer knows the stream"
-            raise BridgeError("backend_session_lost", detail, sent=False, status=status)
-        detail = f"server {self._name!r} answered HTTP {status}{self._pool.through}"
-        raise BridgeError("backend_error", detail, sent=status >= 500, status=status)
-
-    async def _skim(self, response: HttpResponse) -> None:
-        """The body of a 2xx: read it to keep the connection; a JSON-RPC answer in it is one, though the stream is its place."""
-        kind = (response.headers.get("content-type") or "").partition(";")[0].strip().lower()
-        if kind == "text/event-stream":
-            return  # may never end
-        try:
-            body = await response.read()
-        except BridgeError as error:
-            _log.debug("body of a taken POST lost", server=self._name, reason=str(error))
-            return
-        if kind == "application/json" and body.lstrip(b" \t\r\n")[:1] == b"{":
-            self._on_message(body)  # one that comes on the stream too finds no call any more
-
-    def _lose(self, cause: BridgeError) -> None:
-        if self._reader is not None:
-            self._reader.cancel("the server forgot the stream")
-        self._end(cause)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcpbridge.core.exchange import NoReply
-from mcpbridge.errors import BridgeError
+from mcpbridge.errors import BridgeError, to_wire
+from mcpbridge.transports.sse import connection
 from mcpbridge.transports.sse import dial as sse
 from mcpbridge.transports.sse.dial import Comeback, dial
 from mcpbridge.wire.message import notification, request
@@ -231,7 +232,7 @@ async def test_a_cancel_waits_for_its_request_to_be_taken_and_requests_wait_for_
 async def test_a_server_that_answers_a_post_only_when_the_call_is_over_is_not_waited_for_long(
     server, talk, bounded, monkeypatch
 ):
-    monkeypatch.setattr(sse, "ORDER_TIME", 0.01)
+    monkeypatch.setattr(connection, "ORDER_TIME", 0.01)
     done = asyncio.Event()
 
     async def inline(message):
@@ -264,10 +265,10 @@ async def test_when_the_server_closes_the_stream_calls_fail_and_the_owner_is_tol
     call = asyncio.ensure_future(upstream.call(request(1, "slow"), QUIET))
     await until(lambda: server.posted)
     server.end()
-    error = await fails(bounded(call), "sse_closed")
-    assert error.sent and str(error).startswith("sse: stream closed") and error.fault.code == 1006
+    error = await fails(bounded(call), "stream_closed")
+    assert error.sent and to_wire(error)["message"].startswith("sse: stream closed") and error.fault.code == 1006
     assert len(told.ended) == 1
-    await fails(upstream.call(request(2, "ping"), QUIET), "sse_closed")
+    await fails(upstream.call(request(2, "ping"), QUIET), "stream_closed")
     await upstream.close()
     assert len(told.ended) == 1
 
