@@ -297,7 +297,7 @@ class Endpoint:
 
     async def _candidates(self, x: Exchange, kind: str, exposed: str) -> list[tuple[Server, str]]:
         """Who may own an exposed name, first choice first."""
-        if self._exposed.needs_lists(kind, exposed):  # a name from before our start
+        if self._servers and self._exposed.needs_lists(kind, exposed):  # a name from before our start
             await self._relist(x, kind)
         return [(self._parts[server].server, name) for server, name in self._exposed.of(kind, exposed)]
 
@@ -377,7 +377,7 @@ class Endpoint:
 
     def _asked_before(self, x: Exchange) -> Server | None:
         """The server that a call in its second round belongs to: the others never hear of it."""
-        state = self._servers[0].backends[0].states.peek(x) if continues(x) else None
+        state = self._servers[0].backends[0].states.peek(x) if self._servers and continues(x) else None
         part = self._parts.get(state.server) if state is not None else None
         return part.server if part is not None else None
 

@@ -318,3 +318,16 @@ async def test_names_that_nobody_knows_have_the_lists_read_once_for_all_who_ask(
         send(world, {"id": 4, "method": "tools/call", "params": {"name": "nobody"}})
         assert (await receive(world.client))["error"]["code"] == -32602
         assert (await world.server("a")).received.empty()
+
+
+async def test_an_endpoint_without_servers_has_empty_lists_and_knows_no_name() -> None:
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, [], single=False)
+        send(world, {"id": 1, "method": "tools/list", "params": {"_meta": MODERN}})
+        assert (await receive(world.client))["result"]["tools"] == []
+        for id, params in enumerate(({"name": "x" * 48}, {"name": "x", "requestState": "y"}, {"uri": "m://x"}), 2):
+            method = "resources/read" if "uri" in params else "tools/call"
+            send(world, {"id": id, "method": method, "params": {**params, "_meta": MODERN}})
+            assert (await receive(world.client))["error"]["code"] == -32602
+        send(world, {"id": "L", "method": "subscriptions/listen", "params": {"notifications": {}, "_meta": MODERN}})
+        assert (await receive(world.client))["method"] == "notifications/subscriptions/acknowledged"
