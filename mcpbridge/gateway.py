@@ -187,7 +187,7 @@ class Gateway:
             draining.cancel()
             await self._frontends.close()
             await management.close()
-            await reach.close()
+        await reach.close()  # after the bridge, which ends the servers' sessions over these connections
         return 0 if is_clean else status
 
     # Wiring

@@ -19,6 +19,7 @@ from typing import IO
 from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Raw
+from msgspec.structs import replace
 
 from mcpbridge.bridge import Bridge
 from mcpbridge.config.kinds import is_loopback, split_host_port
@@ -71,6 +72,16 @@ def main(loaded: Loaded[RouterConfig]) -> int:
         (*variables(RouterConfig), *(endpoint.token_env for endpoint in endpoints), config.gateway.auth.token_env),
     )
     return run(lambda: _serve(loaded))
+
+
+def direct_only(loaded: Loaded[RouterConfig], protocol: str) -> Loaded[RouterConfig]:
+    """The configuration without its gateway, and with the direct servers of one protocol only (``--direct-mode``)."""
+    config = loaded.config
+    servers = tuple(spec for spec in config.servers if all(kind_of(endpoint) == protocol for endpoint in spec.endpoints))
+    direct = replace(config.direct_clients, servers=servers)
+    advanced = replace(config.advanced, protocol="websocket")  # else a gateway's TCP address would stand without its url
+    config = replace(config, direct_clients=direct, advanced=advanced, gateway=replace(config.gateway, url=""))
+    return Loaded(config, loaded.path, loaded.origins, loaded.warnings)
 
 
 async def _serve(loaded: Loaded[RouterConfig]) -> int:
@@ -141,8 +152,8 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
             await connection.flush()
         else:
             client.peer.cancel_served("the router ends")
-        await direct.close()
-        await gateway.close()
+    await direct.close()  # after the bridge, which ends the servers' sessions over these connections
+    await gateway.close()
     return status
 
 
@@ -156,7 +167,7 @@ def _detecting(config: RouterConfig, bridge: Bridge, status: Status) -> Detectio
         enabled=found.enabled,
         timeout=found.timeout,
         cache=POSITIVE_TTL,
-        fallback="none" if fallback == "none" or (fallback == "gateway" and config.gateway.url) else "http",
+        fallback="none" if fallback == "none" or (fallback == "gateway" and gateway_address(config)) else "http",
         configured=lambda: [e.url for spec in config.servers for e in spec.endpoints if e.url],
         allowed=found.allowed_targets,
         loopback=True,
@@ -187,7 +198,7 @@ def _add_servers(config: RouterConfig, bridge: Bridge, direct: Reach, gateway: R
         _remember(direct.add(spec, prefix=prefix), spec, known)
     has_gateway = bool(gateway_address(config))
     if has_gateway:
-        spec = _gateway_spec(config)
+        spec = gateway_spec(config)
         _remember(gateway.add(spec, prefix=False), spec, known)
     servers = tuple(bridge.servers.values())
     if not servers:
@@ -196,7 +207,8 @@ def _add_servers(config: RouterConfig, bridge: Bridge, direct: Reach, gateway: R
     return servers[0] if is_single else servers
 
 
-def _gateway_spec(config: RouterConfig) -> ServerSpec:
+def gateway_spec(config: RouterConfig) -> ServerSpec:
+    """The gateway as a server, with the token of the configuration. Raises BridgeError for a secret that is not there."""
     from mcpbridge.secrets import gateway_token
 
     token = gateway_token(config.gateway.auth) if config.gateway.auth.type == "bearer" else None

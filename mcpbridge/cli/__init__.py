@@ -15,12 +15,17 @@ COMMANDS = {
     "gateway": "serve many clients over HTTP: all servers behind one endpoint",
     "tui": "the live dashboard of a running gateway",
     "status": "what a running gateway says of itself; exit 0 ok, 1 degraded, 2 down",
+    "test": "reach a server stage by stage and say where it fails",
+    "detect": "find out which protocol and era a server speaks",
+    "tools": "list the tools of a server",
+    "call": "call a tool of a server",
+    "read": "read a resource of a server",
     "token": "issue and inspect gateway tokens",
     "config": "validate, show and describe configuration files",
     "version": "the version, as text or JSON",
     "help": "help on a command, or on an error text or code",
 }
-EVERYWHERE = ("token", "status", "config", "version", "help")
+EVERYWHERE = ("test", "detect", "token", "status", "config", "version", "help")
 """Commands that ``mcp-router`` and ``mcp-gateway`` have too."""
 
 EX_USAGE = 64
@@ -82,6 +87,16 @@ def _dispatch(name: str, arguments: list[str]) -> int:
         from mcpbridge.cli.window import tui as run
     elif command == "status":
         from mcpbridge.cli.window import status as run
+    elif command == "test":
+        from mcpbridge.cli.test import run
+    elif command == "detect":
+        from mcpbridge.cli.detect import run
+    elif command == "tools":
+        from mcpbridge.cli.client import tools as run
+    elif command == "call":
+        from mcpbridge.cli.client import call as run
+    elif command == "read":
+        from mcpbridge.cli.client import read as run
     elif command == "token":
         from mcpbridge.cli.token import run
     elif command == "config":

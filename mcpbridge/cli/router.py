@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mcpbridge.config.load import Flags, load_router
 from mcpbridge.config.problems import ConfigError
+from mcpbridge.config.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from mcpbridge.cli.parsing import Parser
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def run(name: str, arguments: list[str]) -> int:
     """Serve one client; the exit status."""
     program = name if name == "mcp-router" else "mcpbridge router"
-    path, flags = _flags(program, arguments) if arguments else (None, Flags())
+    path, flags, mode = _flags(program, arguments) if arguments else (None, Flags(), None)
     from mcpbridge.cli.complaints import complain, is_terminal
 
     try:
@@ -26,15 +27,16 @@ def run(name: str, arguments: list[str]) -> int:
     except ConfigError as error:
         return complain(program, error, json_lines=not is_terminal())
     from mcpbridge.errors import BridgeError
+    from mcpbridge.router import direct_only
     from mcpbridge.router import main as serve
 
     try:
-        return serve(loaded)
+        return serve(loaded if mode is None else direct_only(loaded, mode))
     except BridgeError as error:
         return complain(program, error, json_lines=not is_terminal())
 
 
-def _flags(program: str, arguments: list[str]) -> tuple[str | None, Flags]:
+def _flags(program: str, arguments: list[str]) -> tuple[str | None, Flags, str | None]:
     parser = _parser(program)
     own, command = arguments, None
     if "--" in arguments:
@@ -58,7 +60,10 @@ def _flags(program: str, arguments: list[str]) -> tuple[str | None, Flags]:
         except ValueError as error:
             parser.error(str(error))
     values = {"logging.level": options.log_level} if options.log_level else {}
-    return options.config, Flags(values, servers, only_servers=url is not None or command is not None)
+    if options.direct_mode is not None and options.direct_mode not in PROTOCOLS:
+        parser.error(f"--direct-mode {options.direct_mode!r}: one of {', '.join(PROTOCOLS)}")
+    flags = Flags(values, servers, only_servers=url is not None or command is not None)
+    return options.config, flags, options.direct_mode
 
 
 def _parser(program: str) -> Parser:
@@ -75,8 +80,12 @@ def _parser(program: str) -> Parser:
             (f"{program} --config router.yaml --log-level debug", "a file, more to read on stderr"),
         ],
     )
-    parser.usage = f"{program} [--config FILE] [--server NAME=URL|CMD]... [--log-level LEVEL] [URL | -- CMD [ARGS...]]"
+    parser.usage = (
+        f"{program} [--config FILE] [--server NAME=URL|CMD]... [--log-level LEVEL] [--direct-mode PROTOCOL]"
+        " [URL | -- CMD [ARGS...]]"
+    )
     parser.add_config()
     parser.add_servers()
+    parser.add_argument("--direct-mode", metavar="PROTOCOL", help="no gateway; only direct servers of this protocol")
     parser.add_argument("url", nargs="?", metavar="URL", help="the only server, http or https; or a command after --")
     return parser

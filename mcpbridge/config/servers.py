@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
+
 from mcpbridge.config.kinds import BOOL, TEXT
 from mcpbridge.config.protocols import PENDING, misfit, protocol_of
 from mcpbridge.config.rows import Field, Row, build, fields_of
@@ -246,6 +248,11 @@ def ad_hoc(url: str = "", command: Sequence[str] = ()) -> ServerSpec:
     return ServerSpec(
         name=legal_name(_spoken_name(command)), endpoints=(EndpointSpec(command=command[0], args=tuple(command[1:])),)
     )
+
+
+def changed(spec: ServerSpec, **members: Any) -> ServerSpec:
+    """The same server with members of its first endpoint changed, and with that endpoint only."""
+    return replace(spec, endpoints=(replace(spec.endpoints[0], **members),))
 
 
 def _spoken_name(command: Sequence[str]) -> str:

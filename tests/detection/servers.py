@@ -317,6 +317,8 @@ def websocket(
             opcode, payload = await _read_frame(wire.reader)
             if opcode == 8:
                 return
+            if opcode == 10:
+                continue  # the answer to our ping
             said = reply(json.loads(payload), wire.counts)
             if said is not None:
                 await wire.send(_frame(said))

@@ -153,7 +153,7 @@ class HttpUpstream:
             queued=request.method != "subscriptions/listen",
         )
         async with aclosing(response):
-            if request.method == "initialize" and self._era == "legacy":
+            if request.method == "initialize":  # also when a probe asks: what it begins must be ended
                 self._session_id = self._named(response.headers.get("mcp-session-id"))
             kind = (response.headers.get("content-type") or "").partition(";")[0].strip().lower()
             if response.status == 200 and kind == "text/event-stream":
