@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import http.client
 import json
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
-from tests.support.peers import environment, free_port, running, wait_listening
+from tests.support.peers import SHARED_OFF, environment, free_port, running, wait_listening
 
 READER = "reader-0123456789abcdef0123456789ab"
 CALLER = "caller-0123456789abcdef0123456789ab"
@@ -325,3 +331,58 @@ def test_views_agree_with_the_snapshot_they_come_from(gateway: Gateway) -> None:
     assert before["schema"] == "mcpbridge.status/v1"
     assert view["protocols"] == before["protocols"]
     assert all(isinstance(protocol["healthy"], bool) for protocol in view["protocols"])
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a certificate for localhost and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    (folder / "tls.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "tls.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
+    return folder
+
+
+@pytest.mark.requirement(
+    "http.tls", "limit.tls.13", "http.header.hsts", "config.gateway.server.tls.enabled", "config.gateway.server.tls.cert_file",
+    "config.gateway.server.tls.key_file", "config.gateway.server.tls.min_version",
+)  # fmt: skip
+def test_tls_is_1_3_unless_1_2_is_asked_for_and_its_answers_say_to_keep_to_it(certificate: Path) -> None:
+    for oldest, refuses in (("1.3", True), ("1.2", False)):
+        port = free_port()
+        settings = {
+            "MCPBRIDGE_SERVER__PORT": str(port),
+            "MCPBRIDGE_SERVER__TLS__ENABLED": "true",
+            "MCPBRIDGE_SERVER__TLS__CERT_FILE": str(certificate / "tls.crt"),
+            "MCPBRIDGE_SERVER__TLS__KEY_FILE": str(certificate / "tls.key"),
+            "MCPBRIDGE_METRICS__ENDPOINT": f"127.0.0.1:{(management := free_port())}",
+            **({} if refuses else {"MCPBRIDGE_SERVER__TLS__MIN_VERSION": oldest}),
+            **SHARED_OFF,
+        }
+        with running([sys.executable, "-m", "mcpbridge", "gateway"], **settings) as process:
+            wait_listening(process, f"http://127.0.0.1:{management}/healthz")
+            trusted = ssl.create_default_context(cafile=str(certificate / "tls.crt"))
+            connection = http.client.HTTPSConnection("localhost", port, timeout=5, context=trusted)
+            connection.request("GET", "/healthz")
+            answer = connection.getresponse()
+            assert answer.status == 200
+            assert answer.headers["strict-transport-security"] == "max-age=31536000; includeSubDomains"
+            connection.close()
+            trusted.maximum_version = ssl.TLSVersion.TLSv1_2
+            old = http.client.HTTPSConnection("localhost", port, timeout=5, context=trusted)
+            if refuses:
+                with pytest.raises((ssl.SSLError, ConnectionError)):
+                    old.request("GET", "/healthz")
+            else:
+                old.request("GET", "/healthz")
+                assert old.getresponse().status == 200
+            old.close()
