@@ -1,9 +1,10 @@
-"""A legacy-only MCP server on the official Python SDK 1.x (2024-11-05 to 2025-11-25), over HTTP, HTTP+SSE and
-stdio.
+"""A legacy-only MCP server on the official Python SDK 1.x (2024-11-05 to 2025-11-25), over HTTP, HTTP+SSE,
+WebSocket and stdio.
 
 It serves the whole catalogue; where a tool of 2026 would answer ``input_required``, it asks its client by a request of its own,
 as SDK 1.x does: elicitation and sampling on the stream of the call, roots on the standalone one. Command line as
-``dual_server.py``; environment ``sdk1``.
+``dual_server.py``; environment ``sdk1``, or
+``websocket`` for that transport.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from mcp.shared.message import ServerMessageMetadata
 from serving import LOCAL_ONLY, Sessions, options, serve, serve_app
 from starlette.applications import Starlette
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 NAME = "legacy-only-test-server"
 RESULTS: dict[str, type[types.Result]] = {
@@ -192,10 +194,27 @@ def sse_app() -> Starlette:
     return Starlette(routes=[Route("/sse", stream), Mount("/messages/", transport.handle_post_message)])
 
 
+def websocket_app() -> Starlette:
+    """WebSocket with the SDK's own transport: a server for each connection."""
+    from mcp.server.websocket import websocket_server
+
+    async def talk(socket: WebSocket) -> None:
+        server = build()
+        async with websocket_server(socket.scope, socket._receive, socket._send, security_settings=LOCAL_ONLY) as (
+            reader,
+            writer,
+        ):
+            await server.run(reader, writer, server.create_initialization_options())
+
+    return Starlette(routes=[WebSocketRoute("/ws", talk)])
+
+
 def main() -> int:
     chosen = options("legacy-only MCP server for tests")
     if chosen.stdio:
         asyncio.run(serve_stdio())
+    elif chosen.websocket:
+        serve_app(websocket_app(), chosen.port)
     elif chosen.sse:
         serve_app(sse_app(), chosen.port)
     else:

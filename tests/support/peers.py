@@ -35,6 +35,7 @@ SHARED_OFF = {f"MCPBRIDGE_SERVER__PROTOCOLS__{name}__ENABLED": "false" for name 
 OWN = {
     "dual": [setup.python("sdk2"), str(HERE / "dual_server.py")],
     "legacy": [setup.python("sdk1"), str(HERE / "legacy_server.py")],
+    "legacy-websocket": [setup.python("websocket"), str(HERE / "legacy_server.py"), "--websocket"],
     "legacy-sse": [setup.python("sdk1"), str(HERE / "legacy_server.py"), "--sse"],
     "modern": [setup.python("sdk2"), str(HERE / "modern_server.py")],
 }
@@ -102,6 +103,7 @@ CLIENTS: dict[str, list[str]] = {
     "python-2-modern": [setup.python("sdk2"), str(DRIVERS / "python2_client.py"), "--mode", "2026-07-28"],
     "python-2-auto": [setup.python("sdk2"), str(DRIVERS / "python2_client.py"), "--mode", "auto"],
     "python-1": [setup.python("sdk1"), str(DRIVERS / "python1_client.py")],
+    "python-1-websocket": [setup.python("websocket"), str(DRIVERS / "python1_client.py")],
     "python-1-sse": [setup.python("sdk1"), str(DRIVERS / "python1_client.py"), "--sse"],
     "typescript-1": [setup.node(), str(DRIVERS / "typescript_client.mjs"), "--sdk", "1"],
     "typescript-1-sse": [setup.node(), str(DRIVERS / "typescript_client.mjs"), "--sdk", "1", "--sse"],
@@ -109,7 +111,7 @@ CLIENTS: dict[str, list[str]] = {
     "typescript-2-modern": [setup.node(), str(DRIVERS / "typescript_client.mjs"), "--sdk", "2", "--mode", "2026-07-28"],
 }
 MODERN_CLIENTS = [name for name in CLIENTS if name.endswith("modern")]
-LEGACY_CLIENTS = [name for name in CLIENTS if not name.endswith(("modern", "auto", "sse"))]
+LEGACY_CLIENTS = [name for name in CLIENTS if not name.endswith(("modern", "auto", "sse", "websocket"))]
 SSE_CLIENTS = [name for name in CLIENTS if name.endswith("sse")]
 
 
@@ -275,7 +277,8 @@ def serving(command: Sequence[str]) -> Iterator[str]:
         line = process.stdout.readline()
         if not line:
             raise PeerFailed(f"{shlex.join(command)} did not start: {errors_of(process)}")
-        url = f"http://localhost:{json.loads(line)['port']}/{'sse' if '--sse' in command else 'mcp'}"
+        path = next((path for flag, path in {"--sse": "sse", "--websocket": "ws"}.items() if flag in command), "mcp")
+        url = f"http://localhost:{json.loads(line)['port']}/{path}"
         wait_listening(process, url)
         yield url
 
@@ -317,6 +320,10 @@ class Gateway:
     def stream(self, server: str) -> str:
         """The address of a server's HTTP+SSE stream."""
         return f"{self.base}/events/{server}"
+
+    def socket(self, server: str) -> str:
+        """The address of a server's WebSocket."""
+        return f"{self.base.replace('http://', 'ws://')}/ws/{server}"
 
     def errors(self) -> str:
         return errors_of(self.process)

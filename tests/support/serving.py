@@ -101,5 +101,6 @@ def options(about: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--stdio", action="store_true", help="serve stdin and stdout instead of HTTP")
     parser.add_argument("--sse", action="store_true", help="serve HTTP+SSE at /sse (SDK 1.x)")
+    parser.add_argument("--websocket", action="store_true", help="serve WebSocket at /ws (SDK 1.x)")
     parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1; 0 picks a free one")
     return parser.parse_args()

@@ -41,6 +41,7 @@ NPM = {
 VENVS = {
     "sdk2": ("mcp==2.3.0", "mcp-types==2.3.0"),
     "sdk1": ("mcp==1.30.0",),
+    "websocket": ("mcp==1.30.0", "websockets==17.4"),  # beside sdk1: its WebSocket transport needs a library more
     "servers": ("mcp-server-time==2026.10.19", "mcp-server-git==2026.10.19"),
 }
 PARTS = ("node", *VENVS)

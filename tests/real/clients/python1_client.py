@@ -128,7 +128,11 @@ async def converse(
 ) -> None:
     """Connect, carry out the plan and fill ``report``."""
     async with AsyncExitStack() as stack:
-        if options.sse:
+        if options.url and options.url.startswith("ws"):
+            from mcp.client.websocket import websocket_client
+
+            reader, writer = await stack.enter_async_context(websocket_client(options.url))
+        elif options.sse:
             reader, writer = await stack.enter_async_context(sse_client(options.url))
         elif options.url:
             reader, writer, _ = await stack.enter_async_context(streamable_http_client(options.url))
