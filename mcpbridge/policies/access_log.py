@@ -20,7 +20,7 @@ import msgspec
 
 from mcpbridge.core.exchange import Exchange, Handler, Policy, SessionOp
 from mcpbridge.core.server import Server
-from mcpbridge.errors import BridgeError, status_of
+from mcpbridge.errors import BridgeError, counted_status, status_of
 from mcpbridge.observe.log import log
 from mcpbridge.observe.metrics import Counter, Histogram, Registry, Summary
 from mcpbridge.wire.message import Request, Response
@@ -92,7 +92,7 @@ def access_log(
             return response
         except BridgeError as refused:
             error, code = refused, refused.fault.code
-            status = refused.fault.legacy_status if x.caller.era == "legacy" else refused.fault.status
+            status = counted_status(refused.fault, legacy=x.caller.era == "legacy")
             raise
         except asyncio.CancelledError as cancelled:
             error, status = cancelled, CANCELLED

@@ -88,7 +88,7 @@ async def test_a_request_is_counted_with_its_status_and_duration():
         (BridgeError("method_not_found"), "modern", "404", "info", -32601),
         (BridgeError("method_not_found"), "legacy", "200", "info", -32601),
         (BridgeError("timeout"), "modern", "504", "warn", 1008),
-        (BridgeError("draining"), "legacy", "503", "warn", 1012),
+        (BridgeError("draining"), "legacy", "503", "warn", 1012),  # although HTTP says 200
         (RuntimeError("secret detail"), "modern", "500", "warn", None),
         (asyncio.CancelledError(), "modern", "499", "debug", None),
     ],

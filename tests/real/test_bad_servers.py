@@ -81,6 +81,21 @@ async def test_a_broken_server_leaves_the_others_of_the_gateway_alone(fault: str
             await client.close()
 
 
+@pytest.mark.parametrize("client", peers.LEGACY_CLIENTS)
+def test_a_failed_call_of_a_legacy_client_has_its_cause_and_leaves_the_others_alone(client: str) -> None:
+    """At a status of 500 or more the Python SDK 1.x ends its session, and those in TypeScript lose code and data."""
+    servers = {"broken": BROKEN["command not found"][0], "dies": awkward("dies-in-call"), "mute": awkward("mute-call")}
+    calls = {"broken__echo": 1003, "dies__echo": 1018, "mute__echo": 1008}
+    with peers.gateway({**servers, "good": awkward("good")}, MCPBRIDGE_ROUTING__REQUEST_TIMEOUT="900ms") as bridge:
+        steps = [{"do": "call", "name": name, "arguments": {}} for name in (*calls, "good__echo")]
+        *entries, good = peers.drive(client, bridge.url(), steps)["steps"]
+        failed = [entry["error"] for entry in entries]
+        assert [(error["code"], error["data"]["server"]) for error in failed] == [
+            (code, name.removesuffix("__echo")) for name, code in calls.items()
+        ]
+        assert peers.texts(good) == "null"
+
+
 async def test_a_server_that_is_down_is_named_to_the_client() -> None:
     """In the instructions of initialize, or in a log message when the handshake was answered before."""
     command = shlex.join(BROKEN["exits at start"][0])

@@ -142,11 +142,9 @@ async def test_a_question_nobody_waits_for_is_put_before_the_answer_and_may_be_a
     assert "question failed inside the bridge" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("kind", "status"), [("text/event-stream", 202), ("application/json", 504), (None, 504)], ids=["stream", "body", "silence"]
-)
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/json", None], ids=["stream", "body", "silence"])
 async def test_a_notification_that_a_server_never_takes_does_not_hold_the_client_up(
-    kind: str | None, status: int, monkeypatch: pytest.MonkeyPatch
+    kind: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcpbridge.transports.http.upstream.TAKE_TIME", 0.05)
 
@@ -163,7 +161,7 @@ async def test_a_notification_that_a_server_never_takes_does_not_hold_the_client
         async with asyncio.timeout(5), asyncio.TaskGroup() as both:
             note = both.create_task(client.post({"method": "notifications/roots/list_changed"}))
             call = both.create_task(client.post({"id": 1, "method": "tools/call", "params": {"name": "t"}}))
-        assert note.result()[0] == status
+        assert note.result()[0] == 202  # any other status ends the session of the Python SDK 1.x
         assert call.result()[2]["result"] == {"content": []}
 
 

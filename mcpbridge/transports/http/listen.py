@@ -116,20 +116,18 @@ class HttpFrontend:
 
     async def _answer(self, x: Exchange) -> tuple[Response | None, int]:
         """The exchange's response and its HTTP status; every failure becomes a JSON-RPC error."""
-        id = x.message.id if isinstance(x.message, Request) else None
-        legacy = x.caller.era == "legacy"
         try:
             response = await self._front(x)
         except BridgeError as error:
             x.notes["challenge"] = error.data.pop("challenge", None)
             x.notes["retry_after"] = error.fault.status in (429, 503)
-            return m.error(id, to_wire(error, x.caller.request_id)), error.fault.legacy_status if legacy else error.fault.status
+            return _refused(x, error)
         except Exception as error:  # noqa: BLE001 - told to whoever waits
             _log.error(
                 "request failed inside the bridge", protocol="http", method=x.view.method, error=repr(error), exc_info=True
             )
-            return m.error(id, to_wire(BridgeError("internal_error"), x.caller.request_id)), 500
-        if response is None or response.error is None or legacy:
+            return _refused(x, BridgeError("internal_error"))
+        if response is None or response.error is None or x.caller.era == "legacy":
             return response, 200
         return response, answered_status(response.error)
 
@@ -178,6 +176,17 @@ class HttpFrontend:
 
     def _new_deadline(self) -> Deadline:
         return Deadline(self._deadline, monotonic())
+
+
+def _refused(x: Exchange, error: BridgeError) -> tuple[Response | None, int]:
+    """A failed exchange's response and HTTP status (why legacy clients have theirs: ``mcpbridge.errors``)."""
+    legacy = x.caller.era == "legacy" and not isinstance(x.message, SessionOp)
+    status = error.fault.legacy_status if legacy else error.fault.status
+    if isinstance(x.message, Request):
+        return m.error(x.message.id, to_wire(error, x.caller.request_id)), status
+    if legacy and status == 200:
+        return None, 202  # it has no answer that could fail, and the Python SDK 1.x ends its session at most other statuses
+    return m.error(None, to_wire(error, x.caller.request_id)), status
 
 
 class ModernReply:

@@ -259,11 +259,11 @@ def _takes_events(accept: str | None) -> bool:
 
 
 async def _refuse(request: HttpRequest, responder: Responder, error: BridgeError, status: int | None = None) -> None:
-    """Answer with this error; legacy clients get their statuses."""
+    """Refuse the HTTP request with this error: nothing of it is answered on the stream."""
     headers = [JSON]
     if challenge := error.data.pop("challenge", None):
         headers.append(("www-authenticate", challenge))
-    status = error.fault.legacy_status if status is None else status
+    status = error.fault.status if status is None else status
     if status in (429, 503):
         headers.append(("retry-after", "1"))
     await responder.respond(status, headers, m.error(error.id, to_wire(error, request.id)).encode())
