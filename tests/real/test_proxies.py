@@ -35,51 +35,49 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A squid, and two gateways that only it can find: with TLS and without."""
+    """A squid, and two gateways that only it can find, with TLS and without: the ports of each by scheme."""
 
     proxy: RealProxy
-    tls: int
-    plain: int
+    strict: RealProxy  # lets no tunnel through
+    ports: dict[str, int]
     authority: Path
 
-    def environment(self, login: str | None = None) -> dict[str, str]:
-        url = self.proxy.url(login)
+    def environment(self, login: str | None = None, strict: bool = False) -> dict[str, str]:
+        url = (self.strict if strict else self.proxy).url(login)
         return {"HTTPS_PROXY": url, "http_proxy": url, "SSL_CERT_FILE": str(self.authority)}
 
 
 @contextlib.contextmanager
-def _gateway(folder: Path, tls: bool) -> Iterator[int]:
-    port = peers.free_port()
+def _gateway(folder: Path, tls: bool) -> Iterator[dict[str, int]]:
+    port, tcp = peers.free_port(), peers.free_port()
     settings: Json = {"enabled": tls, "cert_file": str(folder / "cert.pem"), "key_file": str(folder / "key.pem")}
     config = {
-        "server": {
-            "port": port,
-            "allowed_hosts": [HOST, "localhost"],
-            "tls": settings,
-            "protocols": {"tcp_binary": {"enabled": False}},
-        },
+        "server": {"port": port, "tcp_port": tcp, "tcp_health_port": 0, "allowed_hosts": [HOST], "tls": settings},
         "metrics": {"enabled": False, "endpoint": f"127.0.0.1:{peers.free_port()}"},
         "auth": {"type": "none"},
         "servers": [{"name": "dual", "command": peers.DUAL_STDIO[0], "args": peers.DUAL_STDIO[1:]}],
     }
     path = folder / f"{tls}.yaml"
     path.write_text(json.dumps(config))
-    with peers.running([*peers.BRIDGE, "gateway", "--config", str(path)]) as process:
+    with peers.running(
+        [*peers.BRIDGE, "gateway", "--config", str(path)], MCPBRIDGE_SERVER__PROTOCOLS__TCP_BINARY__ENABLED="true"
+    ) as process:
         until = time.monotonic() + peers.START_TIMEOUT
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             assert process.poll() is None and time.monotonic() < until, peers.errors_of(process)
             time.sleep(0.05)
-        yield port
+        yield dict.fromkeys(("https", "wss", "sses") if tls else ("http", "ws", "sse"), port) | {"tcps" if tls else "tcp": tcp}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("place")
     authority = self_signed(folder, HOST)
-    with _gateway(folder, True) as tls, _gateway(folder, False) as plain, squid([tls, plain]) as proxy:
-        yield Place(proxy, tls, plain, authority)
+    with _gateway(folder, True) as tls, _gateway(folder, False) as plain, squid([]) as strict:
+        with squid([*tls.values(), *plain.values()]) as proxy:
+            yield Place(proxy, strict, tls | plain, authority)
 
 
 STEPS: Sequence[Json] = (
@@ -98,26 +96,29 @@ STEPS: Sequence[Json] = (
         ("ws", "/ws/dual"),
         ("sses", "/events/dual"),
         ("sse", "/events/dual"),
+        ("tcps", ""),
+        ("tcp", ""),
     ],
 )
 def test_a_server_behind_a_proxy_with_a_login_is_reached_by_every_protocol(scheme: str, path: str, place: Place) -> None:
-    port = place.tls if scheme in ("https", "wss", "sses") else place.plain
-    variables = [f"{name}={value}" for name, value in place.environment().items()]
-    before = len(place.proxy.served())
+    port, is_strict = place.ports[scheme], scheme in ("http", "sse")
+    proxy = place.strict if is_strict else place.proxy
+    variables = [f"{name}={value}" for name, value in place.environment(strict=is_strict).items()]
+    before = len(proxy.served())
     report = drive("python-1", ["env", *variables, *peers.router(f"{scheme}://{HOST}:{port}{path}")], list(STEPS))
     assert not [entry for entry in report["steps"] if "error" in entry], report
     assert [progress["progress"] for progress in report["steps"][0]["ok"]["progress"]] == [0, 50, 100]
     assert "forty-two" in texts(report["steps"][1]) and len(texts(report["steps"][2])) > 300_000
-    served = place.proxy.served()[before:]
-    if scheme in ("http", "sse"):
-        assert f"http://{HOST}:{port}/" in served and "CONNECT" not in served
+    served = proxy.served()[before:]
+    if is_strict:
+        assert f"http://{HOST}:{port}/" in served and "TUNNEL" not in served
     else:
-        assert f"CONNECT {HOST}:{port}" in served and "GET http" not in served
+        assert "TCP_TUNNEL/200" in served and f"CONNECT {HOST}:{port}" in served and " http://" not in served
 
 
 @pytest.mark.parametrize("scheme", ["https", "http"])
 def test_a_login_that_the_proxy_refuses_is_told_with_the_proxy_and_without_the_login(scheme: str, place: Place) -> None:
-    url = f"{scheme}://{HOST}:{place.tls if scheme == 'https' else place.plain}/mcp"
+    url = f"{scheme}://{HOST}:{place.ports[scheme]}/mcp"
     with peers.gateway({"one": url}, **place.environment("me:wr0ng-one")) as bridge:
         body = json.dumps(initialize()).encode()
         headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
@@ -137,7 +138,7 @@ def test_a_server_that_the_environment_excepts_is_reached_without_the_proxy(plac
     """The name is known to the proxy alone, so without it there is no such host."""
     excepted = {**place.environment(), "NO_PROXY": f"other.example,.{HOST}"}
     before = len(place.proxy.served())
-    with peers.gateway({"one": f"https://{HOST}:{place.tls}/mcp"}, **excepted) as bridge:
+    with peers.gateway({"one": f"https://{HOST}:{place.ports['https']}/mcp"}, **excepted) as bridge:
         body = json.dumps(initialize()).encode()
         headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
         with pytest.raises(urllib.error.HTTPError) as refused:
