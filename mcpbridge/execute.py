@@ -26,7 +26,7 @@ from mcpbridge.core.server import Server
 from mcpbridge.core.session import Session
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError, to_wire
-from mcpbridge.observe.snapshot import PROTOCOL_NAMES
+from mcpbridge.transports.http.listen import forced_protocol
 from mcpbridge.transports.http1.server import HttpRequest, Responder
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import parse
@@ -85,9 +85,7 @@ class Execute:
             await responder.respond(200, _JSON, _told(response, x, started))
 
     def _exchange(self, message: Request | Notification, request: HttpRequest, target: Server | tuple[Server, ...]) -> Exchange:
-        forced = request.headers.get("x-force-protocol")
-        if forced is not None and forced not in PROTOCOL_NAMES:
-            raise BridgeError("invalid_request", f"X-Force-Protocol: one of {', '.join(PROTOCOL_NAMES)}", id=_id(message))
+        forced = forced_protocol(request.headers, message)
         era = classify(message)
         caller = Caller("http", era, request.peer, dict(request.headers.items()), request_id=request.id)
         deadline = Deadline(self._deadline, asyncio.get_running_loop().time())
@@ -158,7 +156,3 @@ def _told(response: Response, x: Exchange | None, started: float) -> bytes:
         response.id, response.result, response.error, b"", {**response.extra, **{k: Raw(m.dumps(v)) for k, v in extra.items()}}
     )
     return told.encode() + b"\n"
-
-
-def _id(message: Request | Notification) -> m.RequestId | None:
-    return message.id if isinstance(message, Request) else None

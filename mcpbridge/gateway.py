@@ -55,7 +55,7 @@ from mcpbridge.transports.stdio.socket import ForeignFile, SocketFrontend
 from mcpbridge.transports.tcp_binary.health import TcpHealth
 from mcpbridge.transports.tcp_binary.listen import TcpFrontend
 from mcpbridge.transports.websocket.listen import WebSocketFrontend
-from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, raise_fd_limit, run, through_proxy
+from mcpbridge.wiring import Reach, first_of, on_signals, raise_fd_limit, run, through_proxy
 
 _log = log("gateway")
 SNAPSHOT_AGE = 1.0  # seconds a snapshot is served before a new one is made (contract http.status)
@@ -215,7 +215,7 @@ class Gateway:
         )
         prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(config.servers) != 1)
         for spec in config.servers:
-            if all(getattr(config.backends, kind_of(endpoint)).enabled for endpoint in spec.endpoints):
+            if all(getattr(config.backends, endpoint.spoken).enabled for endpoint in spec.endpoints):
                 reach.add(spec, prefix=prefix)
             else:
                 _log.warn("server left out: its protocol is switched off", server=spec.name)

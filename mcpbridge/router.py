@@ -49,7 +49,7 @@ from mcpbridge.transports.stdio.standard import open_standard
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members
 from mcpbridge.wire.message import Request, Response
-from mcpbridge.wiring import Reach, first_of, kind_of, on_signals, run, through_proxy
+from mcpbridge.wiring import Reach, first_of, on_signals, run, through_proxy
 
 _log = log("router")
 INITIALIZE_WAIT = 3.0  # seconds an unknown server may delay initialize and lists
@@ -77,7 +77,7 @@ def main(loaded: Loaded[RouterConfig]) -> int:
 def direct_only(loaded: Loaded[RouterConfig], protocol: str) -> Loaded[RouterConfig]:
     """The configuration without its gateway, and with the direct servers of one protocol only (``--direct-mode``)."""
     config = loaded.config
-    servers = tuple(spec for spec in config.servers if all(kind_of(endpoint) == protocol for endpoint in spec.endpoints))
+    servers = tuple(spec for spec in config.servers if all(endpoint.spoken == protocol for endpoint in spec.endpoints))
     direct = replace(config.direct_clients, servers=servers)
     advanced = replace(config.advanced, protocol="websocket")  # else a gateway's TCP address would stand without its url
     config = replace(config, direct_clients=direct, advanced=advanced, gateway=replace(config.gateway, url=""))
@@ -231,7 +231,7 @@ def gateway_address(config: RouterConfig) -> str:
 
 
 def _remember(server: Server, spec: ServerSpec, known: Known) -> None:
-    id = identity(spec.name, *(f"{kind_of(e)} {e.target} {' '.join(e.args)}" for e in spec.endpoints))
+    id = identity(spec.name, *(f"{e.spoken} {e.target} {' '.join(e.args)}" for e in spec.endpoints))
     server.hello.update(known.of(id))
     server.on_hello = lambda changed: known.keep(id, changed.hello)
 

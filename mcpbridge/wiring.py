@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mcpbridge.bridge import Bridge, Way
-from mcpbridge.config.protocols import SECURE, protocol_of, rescheme
+from mcpbridge.config.protocols import SECURE, rescheme
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.core.detect import Target
 from mcpbridge.core.ports import Dial
@@ -107,7 +107,7 @@ class Reach:
 
     def _way(self, name: str, endpoint: EndpointSpec) -> Way:
         """How an endpoint is reached."""
-        protocol = kind_of(endpoint)
+        protocol = endpoint.spoken
         dial: Dial
         if self._detector is not None and is_open(endpoint):
 
@@ -229,11 +229,6 @@ class Reach:
                 queue_time=self._queue_time,
             )
         return self.pools[origin]
-
-
-def kind_of(endpoint: EndpointSpec) -> str:
-    """The protocol of an endpoint: a command is stdio, an address what it declares or its scheme says."""
-    return "stdio" if endpoint.command else protocol_of(endpoint.url, endpoint.protocol)
 
 
 def through_proxy(target: Target) -> Callable[[], Coroutine[Any, Any, socket.socket]] | None:

@@ -35,7 +35,7 @@ INSTALL = (PYTHON, "tests/support/setup.py")
 INSTALL_BUDGET = 420.0
 
 #: A test with several of these marks belongs to the first one here.
-SPECIAL = ("conformance", "real", "chaos", "security", "tui", "slow")
+SPECIAL = ("conformance", "interaction", "real", "chaos", "security", "tui", "slow")
 PLAIN = " and ".join(f"not {mark}" for mark in SPECIAL)
 
 
@@ -78,6 +78,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("fuzz", (PYTHON, "tests/fuzz/run.py", "--seconds", "{fuzz_seconds}"), {"T1": 90, "T2": 330}, tests=False),
     Stage("slow", special("slow"), {"T1": 240, "T2": 240}),
     Stage("conformance", special("conformance", "-n", "2"), {"T1": 240, "T2": 300}, peers=True),
+    Stage("interaction", special("interaction", "-n", "2"), {"T1": 150, "T2": 150}, peers=True),
     Stage("real", special("real"), {"T1": 540, "T2": 1100}, peers=True),
     Stage("chaos", special("chaos"), {"T1": 240, "T2": 480}, peers=True),
     Stage("security", special("security"), {"T1": 60, "T2": 90}),

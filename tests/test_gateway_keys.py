@@ -302,6 +302,15 @@ def test_execute_keeps_to_a_forced_protocol(gateway: Gateway) -> None:
     assert gateway.execute("tools/call", call, X_Force_Protocol="pigeon")[0] == 400
 
 
+def test_an_endpoint_keeps_to_a_forced_protocol_too(gateway: Gateway) -> None:
+    call = {"jsonrpc": "2.0", "id": 7, "method": "initialize", "params": INITIALIZE}
+    assert gateway.ask("POST", "/mcp/wallclock", call, X_Force_Protocol="stdio")[0] == 200
+    status, _, said = gateway.ask("POST", "/mcp/wallclock", call, X_Force_Protocol="sse")
+    assert (status, json.loads(said)["error"]["data"]["protocol"]) == (503, "sse")
+    status, _, said = gateway.ask("POST", "/mcp/wallclock", call, X_Force_Protocol="pigeon")
+    assert (status, json.loads(said)["id"]) == (400, 7)
+
+
 @pytest.mark.requirement("http.gateway.mcp", "http.gateway.mcp.alias", "http.gateway.mcp.server")
 @pytest.mark.parametrize(
     ("path", "tool"), [("/mcp", "wallclock__echo"), ("/api/v1/mcp", "wallclock__echo"), ("/mcp/wallclock", "echo")]

@@ -139,7 +139,12 @@ def load_gateway(path: str | None, env: Mapping[str, str], flags: Flags | None =
 
 def load_router(path: str | None, env: Mapping[str, str], flags: Flags | None = None) -> Loaded[RouterConfig]:
     """The router's configuration. ``path`` None searches for a file. Raises ConfigError (66 missing, 78 invalid, 64 flags)."""
-    return load(router_program(), path, env, flags)
+    loaded = load(router_program(), path, env, flags)
+    if any(name.startswith("MCP_DIRECT_") for name in env):
+        from mcpbridge.config.sources import with_direct_protocols
+
+        return with_direct_protocols(loaded, env)
+    return loaded
 
 
 def load(program: Program[C], path: str | None, env: Mapping[str, str], flags: Flags | None = None) -> Loaded[C]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
+import msgspec
+
 from mcpbridge.config.detection import RouterDetection
-from mcpbridge.config.kinds import BOOL, COUNT, HOST_PORT, PATH, SERVERS, TEXT, choice, duration, integer, matching
+from mcpbridge.config.kinds import BOOL, COUNT, HOST_PORT, PATH, SERVERS, TEXT, TEXTS, choice, duration, integer, matching
 from mcpbridge.config.problems import Place, Problem
-from mcpbridge.config.protocols import ADDRESS, LOCAL
+from mcpbridge.config.protocols import ADDRESS, LOCAL, PROTOCOLS
 from mcpbridge.config.rows import Row, Section
 from mcpbridge.config.sections import Logging, ServerSpec
 
@@ -113,6 +115,10 @@ class DirectClients(Section, frozen=True, kw_only=True):
         bool, Row(BOOL, "false: gateway only", env=("MCP_DIRECT_CLIENTS_ENABLED",), aliases=("direct.enabled",))
     ] = True
     auto_detection: RouterDetection = RouterDetection()
+    protocols: Annotated[
+        tuple[str, ...],
+        Row(TEXTS, "only servers reached by these; MCP_DIRECT_STDIO_ENABLED and its like add or remove one"),
+    ] = tuple(PROTOCOLS)
     servers: Annotated[
         tuple[ServerSpec, ...], Row(SERVERS, "servers with their endpoints", aliases=("servers",), item=ServerSpec)
     ] = ()
@@ -157,13 +163,25 @@ class RouterConfig(Section, frozen=True, kw_only=True):
 
     @property
     def servers(self) -> tuple[ServerSpec, ...]:
-        """The direct servers; none when direct clients are switched off."""
-        return self.direct_clients.servers if self.direct_clients.enabled else ()
+        """The direct servers, with those of their endpoints whose protocol may be used; none when they are switched off."""
+        direct = self.direct_clients
+        if not direct.enabled or len(direct.protocols) == len(PROTOCOLS):
+            return direct.servers if direct.enabled else ()
+        usable = (
+            msgspec.structs.replace(spec, endpoints=tuple(e for e in spec.endpoints if e.spoken in direct.protocols))
+            for spec in direct.servers
+        )
+        return tuple(spec for spec in usable if spec.endpoints)
 
 
 def check(config: RouterConfig, place: Mapping[str, Place]) -> list[Problem]:
     """Faults between rows. ``place`` says where a key was written; pure."""
     problems: list[Problem] = []
+    for name in config.direct_clients.protocols:
+        if name not in PROTOCOLS:
+            key = "direct_clients.protocols"
+            message = f"{key}: unknown protocol {name!r}"
+            problems.append(Problem(place.get(key, Place()), message, f"one of {', '.join(PROTOCOLS)}", key))
     if config.logging.output == "stdout":
         problems.append(
             Problem(place.get("logging.output", Place()), "logging.output: stdout carries MCP messages only",

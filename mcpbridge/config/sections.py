@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from mcpbridge.config.kinds import COUNT, DURATION, ITEMS, LEVEL, MAP, PATH, TEXTS, Kind, choice, matching
 from mcpbridge.config.problems import Place
-from mcpbridge.config.protocols import ADDRESS, PROTOCOLS
+from mcpbridge.config.protocols import ADDRESS, PROTOCOLS, protocol_of
 from mcpbridge.config.rows import Row, Section
 
 LogLevel = Literal["trace", "debug", "info", "warn", "error"]
@@ -52,6 +52,11 @@ class EndpointSpec(Section, frozen=True, kw_only=True):
         Literal["auto", "stdio", "websocket", "http", "sse", "tcp_binary"],
         Row(choice("auto", *PROTOCOLS), "auto: stdio for a command, by its scheme for an address; http and https are detected"),
     ] = "auto"
+
+    @property
+    def spoken(self) -> str:
+        """Its protocol: a command is stdio, an address what it declares or its scheme says."""
+        return "stdio" if self.command else protocol_of(self.url, self.protocol)
 
     @property
     def target(self) -> str:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mcpbridge.config import servers
+from mcpbridge.config.kinds import parse_bool
 from mcpbridge.config.load import C, Flags, Loaded, Origin, Program, compose, gateway_program, router_program
 from mcpbridge.config.problems import ConfigError, Place, Problem
+from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import Field, fields_of
 from mcpbridge.config.sections import ServerSpec
 from mcpbridge.config.walk import Found, Node, Reader, Unset, suggestion
@@ -20,6 +22,7 @@ from mcpbridge.observe.redact import conceal
 
 if TYPE_CHECKING:
     from mcpbridge.config.gateway import GatewayConfig
+    from mcpbridge.config.router import RouterConfig
 
 _PREFIX = "MCPBRIDGE_"
 
@@ -158,3 +161,28 @@ def with_token_of_environment(loaded: Loaded[GatewayConfig], token: str) -> Load
     auth = msgspec.structs.replace(auth, static_tokens=(*auth.static_tokens, added))
     origins = {**loaded.origins, "auth.static_tokens": Origin("env", place)}
     return Loaded(msgspec.structs.replace(loaded.config, auth=auth), loaded.path, origins, loaded.warnings)
+
+
+def with_direct_protocols(loaded: Loaded[RouterConfig], env: Mapping[str, str]) -> Loaded[RouterConfig]:
+    """``MCP_DIRECT_<PROTOCOL>_ENABLED``: each adds or removes one of ``direct_clients.protocols``. Raises ConfigError."""
+    key = "direct_clients.protocols"
+    if loaded.origins[key].kind in ("flag", "env"):
+        return loaded  # said as a whole by what counts more
+    direct = loaded.config.direct_clients
+    protocols, problems, place = set(direct.protocols), [], Place()
+    for name in PROTOCOLS:
+        variable = f"MCP_DIRECT_{name.upper()}_ENABLED"
+        if not env.get(variable):
+            continue
+        place = Place(variable)
+        try:
+            (protocols.add if parse_bool(env[variable]) else protocols.discard)(name)
+        except ValueError as error:
+            problems.append(Problem(place, f"must be {error}, not {env[variable][:60]!r}", key=key))
+    if problems:
+        raise ConfigError(problems)
+    if not place.source:
+        return loaded
+    direct = msgspec.structs.replace(direct, protocols=tuple(name for name in PROTOCOLS if name in protocols))
+    origins = {**loaded.origins, key: Origin("env", place)}
+    return Loaded(msgspec.structs.replace(loaded.config, direct_clients=direct), loaded.path, origins, loaded.warnings)

@@ -279,7 +279,8 @@ class Server:
             if backend is None:
                 raise unknown()
             return backend
-        candidates = [b for b in self.backends if b not in tried and x.force_protocol in (None, b.protocol)]
+        forced = x.force_protocol
+        candidates = [b for b in self.backends if b not in tried and (forced is None or self._suits(b, forced))]
         if not candidates:
             named = f"server {self.name!r}: "  # said once, though each cause has it too
             said = (f"{b.name} ({b.protocol}): {(b.reason or b.state).replace(named, '')}" for b in self.backends)
@@ -290,6 +291,11 @@ class Server:
                 causes = f"none that speaks {x.force_protocol} is left; there is {causes}"
             raise BridgeError("no_backend", named + causes, sent=False, **data)
         return min(candidates, key=lambda b: (b.state == "down", b.active))
+
+    @staticmethod
+    def _suits(backend: Backend, forced: str) -> bool:
+        """Whoever names a protocol wants to know when it is down, not wait for it."""
+        return backend.protocol == forced and backend.state != "down"
 
     def may_retry(self, x: Exchange, tried: set[Backend]) -> bool:
         """Whether another backend is left; a pinned conversation and a call in its second round have none."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from mcpbridge.cli.router import _flags
 from mcpbridge.config.sections import EndpointSpec
+from tests.support import peers
 
 
 @pytest.mark.requirement("cli.router.command")
@@ -34,3 +39,31 @@ def test_misuse_ends_with_64() -> None:
     with pytest.raises(SystemExit) as ended:
         _flags("mcp-router", ["npx", "x"])
     assert ended.value.code == 64
+
+
+@pytest.mark.requirement("cli.router.direct-mode")
+def test_the_direct_mode_uses_servers_of_its_protocol_and_without_any_answers_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "router.yaml").write_text(
+        "gateway: {url: http://127.0.0.1:1/mcp}\nservers: [{name: web, url: http://127.0.0.1:1/mcp}]\n"
+    )
+    calls = [("initialize", {}), ("ping", {}), ("tools/list", {}), ("prompts/list", {}), ("resources/list", {}),
+             ("tools/call", {"name": "x"}), ("prompts/get", {"name": "x"}), ("nothing/known", {})]  # fmt: skip
+    said = "".join(
+        json.dumps({"jsonrpc": "2.0", "id": id, "method": method, "params": params}) + "\n"
+        for id, (method, params) in enumerate(calls)
+    )
+    command = [*peers.BRIDGE, "router", "--config", str(tmp_path / "router.yaml"), "--direct-mode", "stdio"]
+    done = subprocess.run(command, input=said, capture_output=True, text=True, timeout=20, env=peers.environment())
+    answers = {answer["id"]: answer for answer in map(json.loads, done.stdout.splitlines())}
+    assert done.returncode == 0
+    assert answers[0]["result"]["serverInfo"]["name"] == "mcpbridge"
+    assert [answers[id]["result"] for id in range(1, 5)] == [{}, {"tools": []}, {"prompts": []}, {"resources": []}]
+    assert [answers[id]["error"]["code"] for id in (5, 6, 7)] == [-32601] * 3
+
+
+@pytest.mark.requirement("cli.router.direct-mode.values")
+def test_an_unknown_protocol_of_the_direct_mode_is_64_with_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        _flags("mcp-router", ["--direct-mode", "pigeon"])
+    assert ended.value.code == 64
+    assert "one of stdio, websocket, http, sse, tcp_binary" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def test_without_any_configuration_it_answers_for_itself_and_ends_with_its_input
     assert status == 0
     assert answers[0]["result"]["serverInfo"]["name"] == "mcpbridge"
     assert [answers[number]["result"] for number in (1, 2, 3)] == [{}, {"tools": []}, {"resources": []}]
-    assert answers[4]["error"]["code"] == -32602
+    assert answers[4]["error"]["code"] == -32601
     assert [json.loads(line)["message"] for line in errors.splitlines()] == ["no server is configured; lists are empty"]
 
 

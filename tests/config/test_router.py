@@ -9,7 +9,7 @@ from mcpbridge.config.router import RouterConfig, check
 from mcpbridge.config.rows import build
 from mcpbridge.config.sections import ServerSpec
 from mcpbridge.router import gateway_address
-from tests.support.configs import faults, router
+from tests.support.configs import Write, faults, router, server_names
 
 
 def test_logs_never_go_to_stdout() -> None:
@@ -67,3 +67,39 @@ def test_frames_need_an_address_and_a_gateway_is_no_file(tmp_path) -> None:
     path.write_text("advanced: {protocol: tcp}\n")
     (fault,) = faults(str(path), of=router)
     assert fault == "1:12: advanced.protocol: tcp needs gateway.url or advanced.tcp_address (name the gateway)"
+
+
+def config_of(text: str, write: Write, **env: str) -> RouterConfig:
+    return router(write(text), env).config
+
+
+SERVERS = """\
+    servers:
+      - {name: a, command: x}
+      - {name: b, url: ws://h/ws}
+      - {name: c, endpoints: [{url: http://h/mcp}, {url: tcp://h:1}]}
+    """
+
+
+@pytest.mark.parametrize(
+    ("variables", "names"),
+    [
+        ({}, ["a", "b", "c"]),
+        ({"MCP_DIRECT_STDIO_ENABLED": "false"}, ["b", "c"]),
+        ({"MCP_DIRECT_HTTP_ENABLED": "no", "MCP_DIRECT_TCP_BINARY_ENABLED": "0"}, ["a", "b"]),
+        ({"MCPBRIDGE_DIRECT_CLIENTS__PROTOCOLS": "websocket", "MCP_DIRECT_STDIO_ENABLED": "true"}, ["b"]),
+    ],
+)
+def test_only_servers_of_the_direct_protocols_are_used(variables: dict[str, str], names: list[str], write: Write) -> None:
+    assert server_names(config_of(SERVERS, write, **variables)) == names
+
+
+def test_of_a_server_only_the_endpoints_of_the_direct_protocols_are_used(write: Write) -> None:
+    config = config_of(SERVERS, write, MCP_DIRECT_HTTP_ENABLED="false")
+    assert [endpoint.url for endpoint in config.servers[2].endpoints] == ["tcp://h:1"]
+
+
+def test_a_wrong_direct_protocol_is_refused_with_those_there_are(write: Write) -> None:
+    assert "must be true or false" in faults(None, {"MCP_DIRECT_SSE_ENABLED": "maybe"}, of=router)[0]
+    said = faults(write("direct_clients: {protocols: [stdio, pigeon]}"), of=router)
+    assert "unknown protocol 'pigeon' (one of stdio, websocket, http, sse, tcp_binary)" in said[0]

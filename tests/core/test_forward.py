@@ -80,6 +80,20 @@ async def test_a_forced_protocol_leaves_the_cause_of_its_only_backend_as_the_ans
     assert x.backend is server.backends[1]
 
 
+async def test_a_forced_protocol_that_is_down_is_named_and_not_tried() -> None:
+    server = server_of(2)
+    server.backends[1].state = "down"
+
+    async def attempt(x: Exchange) -> m.Response:
+        raise AssertionError
+
+    x = exchange(m.request(1, READ, {"_meta": META}), server)
+    x.force_protocol = "http"
+    with pytest.raises(BridgeError) as caught:
+        await forward(attempt)(x)
+    assert (caught.value.fault.code, caught.value.fault.status, caught.value.data["protocol"]) == (1002, 503, "http")
+
+
 async def test_a_cancelled_try_is_neither_a_failure_nor_in_flight() -> None:
     server = server_of(1)
     begun = asyncio.Event()

@@ -41,6 +41,18 @@ RELIST = 1.0  # seconds after which names that nobody knows have the lists read 
 MAX_RELISTED = 10_000
 MAX_PAGES = 100
 
+_OWNED = frozenset(
+    {
+        "tools/call",
+        "prompts/get",
+        "resources/read",
+        "resources/subscribe",
+        "resources/unsubscribe",
+        "completion/complete",
+    }
+)
+"""What is done by the server that owns a name; without servers nobody has declared it."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -100,6 +112,8 @@ class Endpoint:
         method = x.request.method
         if method in LISTS:
             return await self._list(x, LISTS[method])
+        if not self._servers and method in _OWNED:
+            raise BridgeError("method_not_found", f"{method}: no server is configured", sent=False)
         if method == "tools/call":
             return await self._by_name(x, "tools")
         if method == "prompts/get":

@@ -18,12 +18,14 @@ from mcpbridge.core.server import Server
 from mcpbridge.core.session import Session
 from mcpbridge.errors import BridgeError, to_wire
 from mcpbridge.observe.log import log
+from mcpbridge.observe.snapshot import PROTOCOL_NAMES
 from mcpbridge.transports.http.legacy import answer_batch, answer_post, serve_stream
 from mcpbridge.transports.http.outcome import COMMENT, JSON, KEEP_ALIVE, SSE, answered_status, extra, first, refuse
 from mcpbridge.transports.http.session import HttpSession
 from mcpbridge.transports.http1.server import HttpRequest, Responder
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import parse
+from mcpbridge.wire.http1 import Headers
 from mcpbridge.wire.message import Message, Notification, Request, Response
 from mcpbridge.wire.spec import SUBSCRIPTION_ID, check_batch, classify
 from mcpbridge.wire.sse import encode_event
@@ -64,6 +66,7 @@ class HttpFrontend:
         try:
             message = parse(request.body)
             era = classify(message, request.headers.get("mcp-protocol-version"))
+            forced = forced_protocol(request.headers, message)
         except BridgeError as error:
             await refuse(responder, error.id, error, error.fault.status, request.id)
             return
@@ -71,7 +74,7 @@ class HttpFrontend:
             await self._batch(message, request, responder, target)
             return
         caller = Caller("http", era, request.peer, request.headers, request_id=request.id)
-        x = Exchange(message, view_of(message, era), caller, _NOBODY, self._new_deadline(), target)
+        x = Exchange(message, view_of(message, era), caller, _NOBODY, self._new_deadline(), target, force_protocol=forced)
         if era == "modern":
             await self._modern(x, responder)
         else:
@@ -187,6 +190,15 @@ def _refused(x: Exchange, error: BridgeError) -> tuple[Response | None, int]:
     if legacy and status == 200:
         return None, 202  # it has no answer that could fail, and the Python SDK 1.x ends its session at most other statuses
     return m.error(None, to_wire(error, x.caller.request_id)), status
+
+
+def forced_protocol(headers: Headers, message: Message | list[Message]) -> str | None:
+    """The one protocol that ``X-Force-Protocol`` leaves. Raises BridgeError("invalid_request") for one that is not known."""
+    forced = headers.get("x-force-protocol")
+    if forced is not None and forced not in PROTOCOL_NAMES:
+        id = message.id if isinstance(message, Request) else None
+        raise BridgeError("invalid_request", f"X-Force-Protocol: one of {', '.join(PROTOCOL_NAMES)}", id=id)
+    return forced
 
 
 class ModernReply:
