@@ -19,7 +19,6 @@ import msgspec
 from mcpbridge.core.detect import Entry, Guard, Verdict
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.detect.detector import MAX_TARGETS, Detector
-from mcpbridge.detect.line import Via
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.findings import Detections, Failed, Found, Ratio, Tries
 from mcpbridge.observe.metrics import Registry
@@ -27,6 +26,7 @@ from mcpbridge.observe.sketch import Window, quantile
 
 if TYPE_CHECKING:
     from mcpbridge.admin.app import Action
+    from mcpbridge.detect.line import Via
 
 
 class Detection:

@@ -211,6 +211,7 @@ class Status:
             era="modern" if backend.speaks.get("modern") else "legacy" if backend.speaks.get("legacy") else None,
             version=backend.version,
             in_flight=backend.active,
+            connections=backend.pool.size,
             consecutive_failures=outcome.consecutive,
             latency_ms=percentiles(window.buckets(now)) if window else Latency(),
             error_rate=errors,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import asdict, replace
 
-from mcpbridge.admin import protocols
+from mcpbridge.admin import protocols, router
 from mcpbridge.errors import FAULTS
 from mcpbridge.observe.snapshot import (
     PROTOCOL_NAMES,
@@ -50,7 +50,8 @@ class View(NamedTuple):
 def views(api_prefix: str = API_PREFIX) -> dict[str, View]:
     """The table: path -> View. Status paths move with ``api_prefix``."""
     table = {
-        "/health": View(_health, is_open=True),
+        "/health": View(lambda one: router.health(one) if one.role == "router" else _health(one), is_open=True),
+        "/health/direct-clients": View(router.direct_clients),
         "/healthz": View(lambda _snapshot: (200, {"alive": True}), is_open=True),
         "/readyz": View(_ready, is_open=True),
         "/ready": View(_ready, is_open=True),

@@ -25,6 +25,7 @@ Result = Literal["success", "unknown", "refused", "unreachable"]
 Scheme = Literal["http", "https", "ws", "wss", "tcp", "tcps", "unix", "any"]
 Era = Literal["modern", "legacy", "dual", "unknown_auth_required"]
 
+BUDGET = 1.0  # seconds for one target, all probes together
 POSITIVE_TTL = 300.0
 NEGATIVE_TTL = 5.0  # also the least time between two probe sets of one target
 CONFIRM_TIME = 30.0

@@ -15,16 +15,18 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from mcpbridge.core.detect import NEGATIVE_TTL, Accuracy, Guard, Memory, Target, Tried, Verdict
+from mcpbridge.core.detect import BUDGET, NEGATIVE_TTL, Accuracy, Guard, Memory, Target, Tried, Verdict
 from mcpbridge.core.tasks import Spawn, share
-from mcpbridge.detect.line import Via
-from mcpbridge.detect.race import BUDGET, examine
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
 from mcpbridge.observe.snapshot import timestamp
+
+if TYPE_CHECKING:
+    from mcpbridge.detect.line import Via
 
 _log = log("protocol")
 MAX_FAILURES = 100
@@ -171,6 +173,8 @@ class Detector:
     # Examining
 
     async def _examine(self, target: Target, guarded: bool) -> Verdict:
+        from mcpbridge.detect.race import examine  # 10 ms that a program without such servers does not spend
+
         if target.scheme not in ("tcp", "ws", "unix") and self._context is None:
             self._context = self._make_context()
         verdict = await examine(target, self._spawn, budget=self.budget, guarded=guarded, context=self._context, via=self._via)

@@ -17,13 +17,12 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from mcpbridge.core.detect import Target, Tried, Verdict
+from mcpbridge.core.detect import BUDGET, Target, Tried, Verdict
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.detect.line import Site, Unreachable, Via
 from mcpbridge.detect.probes import PATIENCE, HttpProbes, Proof, lines, mcpb, websocket
 from mcpbridge.wire.proof import CLOSED
 
-BUDGET = 1.0  # seconds for one target, all probes together
 MARGIN = 0.02  # seconds of it to end in
 SPECULATIVE = 0.15  # seconds `initialize` has before the event stream is tried beside it
 STAGGER = 0.04  # seconds between the starts of two kinds of probes

@@ -92,6 +92,7 @@ class BackendStatus(msgspec.Struct, frozen=True):
     version: str | None = None
     weight: float = 1.0
     in_flight: int = 0
+    connections: int = 0
     breaker: Breaker | None = None
     health_score: float | None = None
     consecutive_failures: int = 0
@@ -298,6 +299,7 @@ def _merge_backend(parts: list[BackendStatus]) -> BackendStatus:
         era=latest.era or next((part.era for part in parts if part.era), None),
         version=latest.version or next((part.version for part in parts if part.version), None),
         in_flight=sum(part.in_flight for part in parts),
+        connections=sum(part.connections for part in parts),
         breaker=_worst(part.breaker for part in parts),
         health_score=sum(scores) / len(scores) if scores else None,
         consecutive_failures=max(part.consecutive_failures for part in parts),

@@ -87,7 +87,17 @@ def test_the_parts_have_the_members_of_the_contract_example():
     }
     assert set(document["backends"][0]) == {
         *("server", "namespace", "endpoint", "protocol", "address", "source", "state", "reason", "era", "version", "weight"),
-        *("in_flight", "breaker", "health_score", "consecutive_failures", "latency_ms", "error_rate", "last_check", "since"),
+        *(
+            "in_flight",
+            "connections",
+            "breaker",
+            "health_score",
+            "consecutive_failures",
+            "latency_ms",
+            "error_rate",
+            "last_check",
+            "since",
+        ),
     }
     assert set(document["sessions"]) == {"store", "active", "store_healthy"}
     assert set(document["config"]) == {"path", "loaded_at", "last_reload_ok"}
