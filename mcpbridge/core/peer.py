@@ -33,6 +33,7 @@ _log = log("protocol")
 LAST_WORDS = 0.5  # seconds from the first sign of an end until it is known how it ended
 _NO_REPLY = NoReply()
 MAX_SERVED = 10_000  # requests of the other side that are served at once; a flood of them is refused
+MAX_HELD = 64 << 20  # bytes of such requests, above which no more is read until some are answered
 
 
 class Call(msgspec.Struct):
@@ -106,6 +107,7 @@ class Peer:
         self._answered = 0  # our newest call that was answered; while it is in ``_calls`` its caller has not run yet
         self._unstarted: set[RequestId] = set()  # questions of a server whose task has not run yet
         self._admitting = 0
+        self._held = 0  # bytes of the requests that are being served
         self._calls: dict[int, Call] = {}
         self._tasks: dict[RequestId, asyncio.Task[None]] = {}
         self._last_id = 0
@@ -256,7 +258,9 @@ class Peer:
             if not self._client:
                 self._unstarted.add(message.id)
             task = self._tasks[message.id] = self._spawn(self._serve(message, slot))
-            task.add_done_callback(lambda _task: self._served(message.id, slot))  # also when it is cancelled before it began
+            size = len(message.raw)
+            self._hold(size)
+            task.add_done_callback(lambda _task: self._served(message.id, slot, size))  # also when cancelled before it began
         elif not self._client and (self._unstarted or self._answered in self._calls):
             # What the server said before goes on in a task of its own, which the loop runs next: this comes after it.
             asyncio.get_running_loop().call_soon(self._on_later, message)
@@ -318,8 +322,16 @@ class Peer:
             _log.error("request failed inside the bridge", error=repr(error), method=request.method, exc_info=True)
             self._say(m.error(request.id, to_wire(BridgeError("internal_error"))).encode(), slot)
 
-    def _served(self, id: RequestId, slot: Slot | None) -> None:
+    def _hold(self, size: int) -> None:
+        """So many bytes of requests more are kept, or less."""
+        was_full = self._held > MAX_HELD
+        self._held += size
+        if was_full is not (self._held > MAX_HELD):
+            (self._connection.resume if was_full else self._connection.pause)()
+
+    def _served(self, id: RequestId, slot: Slot | None, size: int) -> None:
         del self._tasks[id]
+        self._hold(-size)
         self._unstarted.discard(id)
         if slot is not None:
             slot.done()

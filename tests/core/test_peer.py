@@ -353,3 +353,29 @@ async def test_what_a_server_says_goes_on_in_its_order_although_answers_and_ques
     assert order == ["after the answer"]
     server.says(method="at once")
     assert order[-1] == "at once"
+
+
+async def test_requests_of_many_bytes_stop_the_reading_until_some_are_answered(
+    client: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_HELD", 1000)
+    told: list[str] = []
+    monkeypatch.setattr(client.pipe, "pause", lambda: told.append("pause"))
+    monkeypatch.setattr(client.pipe, "resume", lambda: told.append("resume"))
+    go = asyncio.Event()
+
+    async def serve(request: m.Request) -> m.Response:
+        await go.wait()
+        return m.result(request.id, {})
+
+    client.inbox.serve = serve
+    client.says(id=1, method="tools/call", params={"pad": "x" * 500})
+    assert told == []
+    client.says(id=2, method="tools/call", params={"pad": "x" * 500})
+    client.says(id=3, method="tools/call", params={"pad": "x" * 500})
+    assert told == ["pause"]
+    go.set()
+    for _ in range(3):
+        await receive(client.pipe)
+    await client.peer.idle.wait()
+    assert told == ["pause", "resume"]

@@ -1,10 +1,9 @@
-"""A legacy-only MCP server on the official Python SDK 1.x (2024-11-05 to 2025-11-25), over HTTP, HTTP+SSE,
-WebSocket and stdio.
+"""A legacy-only MCP server on the official Python SDK 1.x (2024-11-05 to 2025-11-25), over HTTP, HTTP+SSE, WebSocket
+and stdio.
 
 It serves the whole catalogue; where a tool of 2026 would answer ``input_required``, it asks its client by a request of its own,
 as SDK 1.x does: elicitation and sampling on the stream of the call, roots on the standalone one. Command line as
-``dual_server.py``; environment ``sdk1``, or
-``websocket`` for that transport.
+``dual_server.py``; environment ``sdk1``, or ``websocket`` for that transport.
 """
 
 from __future__ import annotations

@@ -336,8 +336,8 @@ class WebSocketConnection(Upgraded):
             self._flush()
         elif silence < PING_AFTER:
             wait = PING_AFTER - silence
-        elif self._backlog is not None:
-            pass  # a ping would only wait behind what is not taken
+        elif self._backlog is not None or self._is_held:
+            pass  # a ping would wait behind what is not taken, its answer behind what is not read
         elif self._pinged > self._heard:
             self._cut("no answer to a ping")
         else:

@@ -315,3 +315,15 @@ async def test_without_compression_a_compressed_frame_is_1002(pair: Pair):
     peer.send(Frame(TEXT, deflated(b"hello"), rsv=4))
     assert (await peer.frame()).payload[:2] == (1002).to_bytes(2)
     await ended(talk)
+
+
+async def test_a_peer_is_not_blamed_for_silence_while_we_do_not_read(pair: Pair, monkeypatch):
+    monkeypatch.setattr(module, "PING_AFTER", 0.02)
+    monkeypatch.setattr(module, "PONG_WITHIN", 0.02)
+    peer, talk = await pair()
+    talk.connection.pause()
+    await asyncio.sleep(0.2)
+    assert not talk.over.is_set()
+    peer.send(Frame(TEXT, b"{}"))
+    talk.connection.resume()
+    assert await peer.message() == b"{}"
