@@ -25,7 +25,7 @@ from mcpbridge.core.exchange import Caller, Deadline, Era, Exchange, Handler, No
 from mcpbridge.core.peer import Peer
 from mcpbridge.core.ports import Connection
 from mcpbridge.core.server import Server
-from mcpbridge.core.tasks import Spawn
+from mcpbridge.core.tasks import Flag, Spawn
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire.message import Message, Notification, Request, Response, result
 from mcpbridge.wire.spec import SUBSCRIPTION_ID, check_batch, classify
@@ -68,6 +68,25 @@ class DuplexClient:
     ``deadline``: seconds for a call. ``limit``: requests worked on at once; as many again wait in order, the next is refused.
     """
 
+    __slots__ = (
+        "_address",
+        "_broken",
+        "_deadline",
+        "_ended",
+        "_front",
+        "_headers",
+        "_initializing",
+        "_limit",
+        "_principal",
+        "_protocol",
+        "_session",
+        "_slots",
+        "_spawn",
+        "_target",
+        "_waiting",
+        "peer",
+    )
+
     def __init__(
         self,
         connection: Connection,
@@ -97,7 +116,7 @@ class DuplexClient:
         self._session: ClientSession | None = None
         self._initializing: asyncio.Future[None] | None = None
         self._broken: BaseException | None = None
-        self._ended = asyncio.Event()
+        self._ended = Flag()
 
     def start(self) -> None:
         self.peer.start()

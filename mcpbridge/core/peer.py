@@ -21,7 +21,7 @@ from msgspec import Raw
 from mcpbridge.core.batch import Batch, Slot
 from mcpbridge.core.exchange import NoReply, Reply
 from mcpbridge.core.ports import Connection, Inbox
-from mcpbridge.core.tasks import Spawn
+from mcpbridge.core.tasks import Flag, Spawn
 from mcpbridge.errors import BridgeError, to_wire
 from mcpbridge.observe.log import log
 from mcpbridge.wire import message as m
@@ -85,6 +85,26 @@ class Peer:
     remembered in ``noise`` and ignored, so that a timeout can name it).
     """
 
+    __slots__ = (
+        "_admit",
+        "_admitting",
+        "_answered",
+        "_calls",
+        "_client",
+        "_closed",
+        "_connection",
+        "_inbox",
+        "_is_closed",
+        "_is_deaf",
+        "_last_answer",
+        "_last_id",
+        "_name",
+        "_spawn",
+        "_tasks",
+        "_unstarted",
+        "idle",
+        "noise",
+    )
     names_request = False
 
     def __init__(
@@ -116,7 +136,7 @@ class Peer:
         self._is_deaf = False  # the other side says no more; a client that closed its stdin may still read answers
         self._last_answer: BridgeError | None = None  # to everything that is cut off from now on
         self.noise = ""
-        self.idle = asyncio.Event()  # set while no request of the other side is being served
+        self.idle = Flag()  # set while no request of the other side is being served
         self.idle.set()
 
     def start(self) -> None:

@@ -49,6 +49,7 @@ class Reception:
         self._deadline = deadline
         self._limit = limit
         self._present: dict[str, set[DuplexClient]] = {}
+        self._watch: asyncio.Task[None] | None = None
 
     def connections(self, protocol: str) -> int:
         """Clients that are here by this protocol."""
@@ -83,16 +84,21 @@ class Reception:
         present = self._present.setdefault(arrival.protocol, set())
         present.add(client)
         client.start()
-        finished = asyncio.ensure_future(client.finished(self._deadline))
-        draining = asyncio.ensure_future(self._draining.wait())
+        if self._draining.is_set():
+            client.closed(None)
+        elif self._watch is None or self._watch.done():
+            self._watch = self._spawn(self._let_go())  # one task for all: idle clients are many
         try:
-            await asyncio.wait([finished, draining], return_when=asyncio.FIRST_COMPLETED)
-            client.closed(None)  # as if the client had closed its side: streams end in order, calls are answered
-            await finished
+            await client.finished(self._deadline)
         finally:
-            finished.cancel()
-            draining.cancel()
             present.discard(client)
             await client.peer.close()
             if client.session is not None:
                 await self._sessions.end(client.session)
+
+    async def _let_go(self) -> None:
+        """When the process drains, be as if every client had closed its side: streams end in order, calls are answered."""
+        await self._draining.wait()
+        for present in self._present.values():
+            for client in list(present):
+                client.closed(None)
