@@ -93,6 +93,7 @@ class Peer:
         "_client",
         "_closed",
         "_connection",
+        "_held",
         "_inbox",
         "_is_closed",
         "_is_deaf",
