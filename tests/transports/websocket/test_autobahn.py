@@ -1,7 +1,7 @@
 """Autobahn's cases 1 to 7 and 10, ported: what is sent, what must come back, how it must end; on both sides of ours.
 
-The suite itself (fuzzing client and server, 247 cases each) was run with the same result; see tests/results. Where the port
-asks for something else than Autobahn it says why:
+The suite itself, 247 cases on each side, had the same result; see test_autobahn_suite.py. Where the port asks for something
+else than Autobahn it says why:
 
 - 1.2.*: Autobahn wants binary messages echoed; a text protocol refuses them with 1003 (contract http.gateway.ws).
 - 7.1.5: Autobahn wants the goodbye inside an unfinished message returned as it came; the library answers 1002, since RFC 6455
