@@ -49,7 +49,7 @@ from mcpbridge.transports.stdio.standard import open_standard
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members
 from mcpbridge.wire.message import Request, Response
-from mcpbridge.wiring import Reach, first_of, on_signals, run, through_proxy
+from mcpbridge.wiring import Reach, client_tls, first_of, on_signals, run, through_proxy
 
 _log = log("router")
 INITIALIZE_WAIT = 3.0  # seconds an unknown server may delay initialize and lists
@@ -342,10 +342,13 @@ def _log_stream(output: str) -> IO[str] | None:
 
 
 def _gateway_tls(config: RouterConfig) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=config.gateway.tls.ca_file or None)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3 if config.gateway.tls.min_version == "1.3" else ssl.TLSVersion.TLSv1_2
-    if not config.gateway.tls.verify:
+    tls = config.gateway.tls
+    if not tls.verify:
         _log.warn("gateway.tls.verify is false: anyone on the way can read and change what is sent to the gateway")
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+    return client_tls(
+        ca_file=tls.ca_file,
+        cert_file=tls.client_cert,
+        key_file=tls.client_key,
+        verify="true" if tls.verify else "false",
+        min_version=tls.min_version,
+    )

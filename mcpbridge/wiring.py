@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mcpbridge.bridge import Bridge, Way
+from mcpbridge.config.problems import ConfigError, Problem
 from mcpbridge.config.protocols import SECURE, rescheme
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.core.detect import Target
@@ -79,13 +80,19 @@ class Reach:
         self._queue_time = queue_time
         self._sse = sse
         self._tls = tls
-        self._context: ssl.SSLContext | None = None
-        self.pools: dict[str, HttpPool] = {}
+        self._contexts: dict[frozenset[tuple[str, str]], ssl.SSLContext] = {}  # by the tls of endpoints
+        self.pools: dict[tuple[str, ssl.SSLContext | None], HttpPool] = {}
         self.detected: list[DetectedDial] = []
 
     def add(self, spec: ServerSpec, *, prefix: bool = True) -> Server:
         """Add a configured server to the bridge."""
-        ways = [self._way(spec.name, endpoint) for endpoint in spec.endpoints]
+        try:
+            ways = [self._way(spec.name, endpoint) for endpoint in spec.endpoints]
+        except OSError as error:  # of ssl too
+            why = f"server {spec.name!r}: the files of its tls cannot be used: {error}"
+            raise ConfigError(
+                [Problem(spec.place, why, "PEM files that exist; certificate and key belong together")]
+            ) from error
         server = self._bridge.add(
             spec.name,
             ways,
@@ -108,6 +115,8 @@ class Reach:
     def _way(self, name: str, endpoint: EndpointSpec) -> Way:
         """How an endpoint is reached."""
         protocol = endpoint.spoken
+        if endpoint.tls:
+            self._context_for(endpoint)  # its files are looked at now, not when somebody calls
         dial: Dial
         if self._detector is not None and is_open(endpoint):
 
@@ -154,7 +163,7 @@ class Reach:
         return dial_http(
             name,
             self._bridge.spawn,
-            self._pool(endpoint.url),
+            self._pool(endpoint.url, endpoint),
             endpoint.url,
             headers=lambda: _headers(resolve_endpoint(endpoint)),
             max_response=self._max_response,
@@ -169,7 +178,7 @@ class Reach:
             self._bridge.spawn,
             url,
             headers=lambda: _headers(resolve_endpoint(endpoint)),
-            ssl=self._context_for(endpoint.url),
+            ssl=self._context_for(endpoint),
             proxy=proxy_for(url, os.environ),
             max_message=self._max_message,
             timeout=self._timeout("websocket"),
@@ -180,7 +189,7 @@ class Reach:
         return dial_sse(
             name,
             self._bridge.spawn,
-            self._pool(url),
+            self._pool(url, endpoint),
             url,
             headers=lambda: _headers(resolve_endpoint(endpoint)),
             max_response=self._max_response,
@@ -196,7 +205,7 @@ class Reach:
             parts.hostname,
             parts.port,
             token=lambda: _authorization(resolve_endpoint(endpoint)),
-            ssl=self._context_for(endpoint.url),
+            ssl=self._context_for(endpoint),
             proxy=proxy_for(endpoint.url, os.environ),
             max_message=self._max_response,
             timeout=self._timeout("tcp_binary"),
@@ -206,21 +215,23 @@ class Reach:
         """Seconds until a conversation of this protocol is open."""
         return min(self._dial_timeout, self._timeouts.get(protocol, self._dial_timeout))
 
-    def _context_for(self, url: str) -> ssl.SSLContext | None:
-        """The TLS context for an address that means TLS, loaded once."""
-        if urlsplit(url).scheme not in SECURE:
+    def _context_for(self, endpoint: EndpointSpec) -> ssl.SSLContext | None:
+        """The TLS context for an address that means TLS; each is loaded once. Raises OSError for files that cannot be used."""
+        if urlsplit(endpoint.url).scheme not in SECURE:
             return None
-        if self._context is None:
-            self._context = self._tls()
-        return self._context
+        wanted = frozenset(endpoint.tls.items())
+        if wanted not in self._contexts:
+            self._contexts[wanted] = client_tls(**endpoint.tls) if endpoint.tls else self._tls()
+        return self._contexts[wanted]
 
-    def _pool(self, url: str) -> HttpPool:
+    def _pool(self, url: str, endpoint: EndpointSpec) -> HttpPool:
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
-        if origin not in self.pools:
-            self.pools[origin] = HttpPool(
+        context = self._context_for(endpoint)
+        if (origin, context) not in self.pools:
+            self.pools[origin, context] = HttpPool(
                 origin,
-                ssl=self._context_for(url),
+                ssl=context,
                 proxy=proxy_for(origin, os.environ),
                 max_size=self._pool_size,
                 idle_timeout=self._idle_timeout,
@@ -228,7 +239,22 @@ class Reach:
                 dial_timeout=self._timeout("http"),
                 queue_time=self._queue_time,
             )
-        return self.pools[origin]
+        return self.pools[origin, context]
+
+
+def client_tls(
+    *, ca_file: str = "", cert_file: str = "", key_file: str = "", verify: str = "true", min_version: str = "1.2"
+) -> ssl.SSLContext:
+    """TLS towards a server, by the keys of the configuration: the system's authorities unless ``ca_file`` is given, and a
+    certificate of ours where the server wants one. Raises OSError (ssl.SSLError) for files that cannot be used."""
+    context = ssl.create_default_context(cafile=os.path.expanduser(ca_file) or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if min_version == "1.3" else ssl.TLSVersion.TLSv1_2
+    if cert_file:
+        context.load_cert_chain(os.path.expanduser(cert_file), os.path.expanduser(key_file) or None)
+    if verify == "false":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def through_proxy(target: Target) -> Callable[[], Coroutine[Any, Any, socket.socket]] | None:

@@ -32,7 +32,7 @@ def run(name: str, arguments: list[str]) -> int:
 
     try:
         return serve(loaded if mode is None else direct_only(loaded, mode))
-    except BridgeError as error:
+    except (BridgeError, ConfigError) as error:
         return complain(program, error, json_lines=not is_terminal())
 
 

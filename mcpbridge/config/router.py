@@ -67,6 +67,10 @@ class GatewayTls(Section, frozen=True, kw_only=True):
 
     verify: Annotated[bool, Row(BOOL, "false accepts any certificate and warns on every start")] = True
     ca_file: Annotated[str, Row(PATH, "CA certificates, PEM; empty: those of the system")] = ""
+    client_cert: Annotated[
+        str, Row(PATH, "certificate of ours, for a gateway that wants one", aliases=("gateway.auth.client_cert",))
+    ] = ""
+    client_key: Annotated[str, Row(PATH, "its private key", aliases=("gateway.auth.client_key",))] = ""
     min_version: Annotated[Literal["1.2", "1.3"], Row(choice("1.2", "1.3"), "oldest TLS version accepted")] = "1.3"
 
 

@@ -48,6 +48,10 @@ class EndpointSpec(Section, frozen=True, kw_only=True):
     cwd: Annotated[str, Row(PATH, "directory in which the command runs")] = ""
     headers: Annotated[Mapping[str, str], Row(MAP, "HTTP headers sent with every request", late_secrets=True)] = {}
     token_env: Annotated[str, Row(_VARIABLE, "variable whose value is sent as bearer token")] = ""
+    tls: Annotated[
+        Mapping[str, str],
+        Row(MAP, "ca_file instead of the system's authorities, cert_file and key_file of ours, verify: false for any"),
+    ] = {}
     protocol: Annotated[
         Literal["auto", "stdio", "websocket", "http", "sse", "tcp_binary"],
         Row(choice("auto", *PROTOCOLS), "auto: stdio for a command, by its scheme for an address; http and https are detected"),

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from mcpbridge.config.kinds import BOOL, TEXT
-from mcpbridge.config.protocols import PENDING, misfit, protocol_of
+from mcpbridge.config.protocols import PENDING, SECURE, misfit, protocol_of
 from mcpbridge.config.rows import Field, Row, build, fields_of
 from mcpbridge.config.sections import NAME_PATTERN, SERVER_URL, EndpointSpec, ServerSpec
 from mcpbridge.config.walk import Found, Node, Reader, Unset, suggestion, table_of
@@ -25,6 +25,7 @@ _RUNNER = re.compile(
     r"npx|npm|pnpx|pnpm|bunx|bun|uvx|uv|pipx|node|deno|python[\d.]*|py|sh|bash|env|docker|podman|cmd|run|tool|exec|x|dlx"
 )
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_TLS_KEYS = ("ca_file", "cert_file", "key_file", "verify")
 _CLIENT_TYPES: dict[str, Literal["http", "websocket", "sse"]] = {
     **dict.fromkeys(("http", "streamable-http", "streamablehttp", "streamable_http"), "http"),
     **dict.fromkeys(("websocket", "ws"), "websocket"),
@@ -88,12 +89,28 @@ def endpoint_fault(endpoint: EndpointSpec) -> str:
     foreign = (endpoint.args or endpoint.env or endpoint.cwd) if endpoint.url else (endpoint.headers or endpoint.token_env)
     if foreign:
         return "args, env and cwd belong to a command" if endpoint.url else "headers and token_env belong to a url"
+    if endpoint.tls and (why := _tls_fault(endpoint)):
+        return why
     for name, value in endpoint.headers.items():
         if _HEADER_NAME.fullmatch(name) is None or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
             return f"header {name!r} is not a legal HTTP header"
     for name, value in endpoint.env.items():
         if not name or "=" in name or "\0" in name + value:
             return f"{name!r} cannot be the name of a variable"
+    return ""
+
+
+def _tls_fault(endpoint: EndpointSpec) -> str:
+    """What is wrong with the TLS keys of an endpoint, or "". Whether the files can be used is seen when they are."""
+    if urlsplit(endpoint.url).scheme not in SECURE:
+        return f"tls belongs to an address with {', '.join(SECURE)}"
+    unknown = [key for key in endpoint.tls if key not in _TLS_KEYS]
+    if unknown:
+        return f"tls.{unknown[0]} is unknown; there are {', '.join(_TLS_KEYS)}"
+    if ("cert_file" in endpoint.tls) != ("key_file" in endpoint.tls):
+        return "tls.cert_file and tls.key_file belong together"
+    if endpoint.tls.get("verify", "true") not in ("true", "false"):
+        return "tls.verify must be true or false"
     return ""
 
 
