@@ -60,7 +60,8 @@ class Management:
         await self._server.close()
 
     async def _handle(self, request: HttpRequest, responder: Responder) -> None:
-        refused = refusal(self._rules, request.headers.get("host"), request.headers.get("origin"))
+        is_get = request.method in ("GET", "HEAD")
+        refused = refusal(self._rules, request.headers.get("host"), request.headers.get("origin"), check_host=not is_get)
         if refused is not None:
             await self._app.refuse(request, responder, refused.status, refused.text)
             return

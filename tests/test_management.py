@@ -160,7 +160,7 @@ def test_a_page_of_a_browser_and_a_malformed_body_get_nothing_examined(tmp_path)
         target = {"test_endpoint": f"http://127.0.0.1:{port}/mcp"}
         path = "/api/v1/protocols/detect"
         assert window.post(path, target, Origin="https://evil.example")[0] == 403
-        assert window.post(path, target, Host="evil.example")[0] == 403
+        assert window.post(path, target, Host="evil.example")[0] == 421
         assert window.post(path, target, **{"X-Forwarded-For": "10.0.0.1"})[0] == 401
         assert window.post(path, {"test_endpoint": 7})[0] == 400
         assert window.post(path, [])[0] == 400
