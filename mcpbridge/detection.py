@@ -60,6 +60,7 @@ class Detection:
             via=via,
             on_verdict=self._count,
             on_lookup=self._looked_up,
+            on_judged=self._judged,
         )
         self._registry = registry
         self._name = f"mcp_{role}_protocol_detection"
@@ -82,13 +83,17 @@ class Detection:
     def _looked_up(self, hit: bool) -> None:
         self._registry.inc(f"{self._name}_cache_{'hits' if hit else 'misses'}_total")
 
+    def _judged(self, protocol: str) -> None:
+        ratio = self.detector.accuracy.ratio([protocol])
+        self._registry.set(f"{self._name}_accuracy", ratio or 0.0, protocol=protocol)
+
     def snapshot(self) -> Detections:
-        """Its part of the picture; sets the gauge of accuracy."""
+        """Its part of the picture; closes verdicts that nobody confirmed in time."""
         now = time.monotonic()
         detector, accuracy = self.detector, self.detector.accuracy
         accuracy.expire(now)
         for protocol in accuracy.closed:
-            self._registry.set(f"{self._name}_accuracy", accuracy.ratio([protocol]) or 0.0, protocol=protocol)
+            self._judged(protocol)
         ratio = accuracy.ratio()
         buckets = self._durations.buckets(now)
         p50, p95 = ((quantile(buckets, q) if buckets else None) for q in (0.5, 0.95))

@@ -48,7 +48,8 @@ class Failure(msgspec.Struct, frozen=True):
 class Detector:
     """See the module. ``budget``: seconds for one target; ``ttl``: seconds a proven verdict is kept.
 
-    ``on_verdict`` is told every examined target, ``on_lookup`` whether the memory had it.
+    ``on_verdict`` is told every examined target, ``on_lookup`` whether the memory had it, ``on_judged`` the
+    protocol of a verdict that use confirmed or refuted.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Detector:
         via: Via | None = None,
         on_verdict: Told | None = None,
         on_lookup: Callable[[bool], None] | None = None,
+        on_judged: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.memory = Memory(ttl)
@@ -75,6 +77,7 @@ class Detector:
         self._via = via
         self._on_verdict = on_verdict
         self._on_lookup = on_lookup
+        self._on_judged = on_judged
         self._clock = clock
         self._running: dict[str, asyncio.Future[Verdict]] = {}
         self._calls: deque[float] = deque(maxlen=MAX_CALLS)
@@ -108,14 +111,14 @@ class Detector:
 
     def confirmed(self, address: str) -> None:
         """The server answered as the verdict said."""
-        self.accuracy.told(address, True, self._clock())
+        self._judge(address, True)
 
     def contradicted(self, address: str, reason: str) -> None:
         """The server did not answer as the verdict said: forget it. It is examined again when it is next needed, but not within
         NEGATIVE_TTL of the last time."""
         now = self._clock()
         entry = self.memory.peek(address, now)
-        self.accuracy.told(address, False, now)
+        self._judge(address, False)
         if entry is None or not entry.verdict.is_proven:
             return
         self.memory.drop(address)
@@ -126,6 +129,11 @@ class Detector:
                 evidence=("contradicted in use",), path="", tls=False,
             )  # fmt: skip
             self.memory.keep(address, doubt, entry.since)
+
+    def _judge(self, address: str, right: bool) -> None:
+        protocol = self.accuracy.told(address, right, self._clock())
+        if protocol is not None and self._on_judged is not None:
+            self._on_judged(protocol)
 
     def forget(self, address: str) -> None:
         """Nothing is known any more; no judgement."""

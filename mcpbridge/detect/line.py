@@ -82,8 +82,7 @@ class Site:
         except OSError:
             is_literal = False
             try:
-                loop = asyncio.get_running_loop()
-                found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+                found = await lookup(target.host, target.port)
             except (OSError, UnicodeError):
                 raise Unreachable("the host name is not known") from None
         addresses: list[Address] = [
@@ -94,6 +93,11 @@ class Site:
         if not addresses:
             raise Unreachable("the host name leads to an address that is not probed")
         return cls(target, addresses, tls=tls, context=context)
+
+
+async def lookup(host: str, port: int) -> list[tuple[Any, ...]]:
+    """The addresses of a name, as ``getaddrinfo`` gives them."""
+    return list(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
 def _own_socket(path: str) -> str:
