@@ -21,7 +21,7 @@ from mcpbridge.core.aggregate.endpoint import Endpoint, Part, announce
 from mcpbridge.core.aggregate.show import Visible
 from mcpbridge.core.backoff import Backoff
 from mcpbridge.core.client_session import ClientSession, ClientSessions
-from mcpbridge.core.exchange import QUESTION_WAIT, Exchange, Handler, Policy
+from mcpbridge.core.exchange import QUESTION_WAIT, Exchange, Handler, Policy, SessionOp
 from mcpbridge.core.forward import forward
 from mcpbridge.core.mirror import mirror
 from mcpbridge.core.pipeline import compose
@@ -231,10 +231,12 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
 
 
 def refusing_while(draining: asyncio.Event) -> Policy:
-    """New requests are refused while the bridge drains; notifications, a call's further rounds and what is in flight go on."""
+    """New requests are refused while the bridge drains. What is in flight goes on, with all it needs: notifications, answers to
+    questions, a call's further rounds."""
 
     def policy(x: Exchange, handler: Handler) -> Awaitable[Response | None]:
-        if draining.is_set() and not isinstance(x.message, Notification) and not continues(x):
+        goes_on = isinstance(x.message, Notification | Response) or x.message == SessionOp("SPEAK")
+        if draining.is_set() and not goes_on and not continues(x):
             raise BridgeError("draining", "this process is shutting down", sent=False)
         return handler(x)
 

@@ -324,7 +324,9 @@ class Gateway:
             self._speak("http", f"{scheme}://{bracketed(host)}:{port}", lambda: server.connections, lambda: server.active)
         if config.serves("sse"):
             sse, reception = config.protocols.sse, self._reception
-            faces.sse = SseFrontend(reception.serve, reception.admit, path=sse.path, keep_alive=sse.keepalive_interval)
+            faces.sse = SseFrontend(
+                reception.serve, reception.admit, reception.recognize, path=sse.path, keep_alive=sse.keepalive_interval
+            )
             self._speak("sse", f"{scheme}://{bracketed(host)}:{port}{sse.path}")
         if config.serves("websocket"):
             websocket, reception = config.protocols.websocket, self._reception

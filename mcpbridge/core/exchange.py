@@ -213,13 +213,14 @@ class Exchange:
         )
 
 
-SessionMethod = Literal["GET", "DELETE", "BATCH", "CONNECT"]
+SessionMethod = Literal["GET", "DELETE", "BATCH", "CONNECT", "SPEAK"]
 
 
 @dataclass(slots=True, frozen=True)
 class SessionOp:
     """What a transport says beside its JSON-RPC messages. Streamable HTTP about a session: open its stream (GET), end it
-    (DELETE), or a BATCH comes, which must be known to be its before it is split. Duplex transports: somebody wants to CONNECT.
+    (DELETE), or a BATCH comes, which must be known to be its before it is split. Duplex transports: somebody wants to
+    CONNECT, or to SPEAK on what is open.
 
     It passes the same front ring as every message: one choke point for authentication, limits and audit.
     """

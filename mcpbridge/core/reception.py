@@ -14,7 +14,7 @@ from time import monotonic
 
 from mcpbridge.core.client_session import ClientSessions
 from mcpbridge.core.duplex import Arrival, DuplexClient
-from mcpbridge.core.exchange import Caller, Deadline, Exchange, Handler, NoReply, Principal, SessionOp, View
+from mcpbridge.core.exchange import Caller, Deadline, Exchange, Handler, NoReply, Principal, SessionMethod, SessionOp, View
 from mcpbridge.core.ports import Connection
 from mcpbridge.core.server import Server
 from mcpbridge.core.tasks import Spawn
@@ -61,11 +61,16 @@ class Reception:
 
     async def admit(self, arrival: Arrival) -> Principal | None:
         """Pass an arrival through the front ring: sign-in, limits and log are those of every message. Who it is."""
+        return await self._pass("CONNECT", arrival)
+
+    async def recognize(self, arrival: Arrival) -> Principal | None:
+        """Who speaks on a connection that is open, where each message signs in anew; also while the process drains."""
+        return await self._pass("SPEAK", arrival)
+
+    async def _pass(self, method: SessionMethod, arrival: Arrival) -> Principal | None:
         caller = Caller(arrival.protocol, "modern", arrival.address, arrival.headers)
-        deadline = Deadline(self._deadline, monotonic())
-        await self._front(
-            Exchange(SessionOp("CONNECT"), View("CONNECT"), caller, _NOBODY, deadline, self._target_of(arrival.server))
-        )
+        target, deadline = self._target_of(arrival.server), Deadline(self._deadline, monotonic())
+        await self._front(Exchange(SessionOp(method), View(method), caller, _NOBODY, deadline, target))
         return caller.principal
 
     async def serve(self, connection: Connection, arrival: Arrival) -> None:

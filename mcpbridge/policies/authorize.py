@@ -43,6 +43,7 @@ READ_METHODS = frozenset(
         "notifications/roots/list_changed",
         "(response)",  # an answer to a question of a server; the call it belongs to was let in
         "CONNECT",  # to come in, no more
+        "SPEAK",  # what is said is looked at for itself
         "GET",  # operations on the caller's own session
         "DELETE",
     }

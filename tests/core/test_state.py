@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from mcpbridge.bridge import Bridge, Way, refusing_while
-from mcpbridge.core.exchange import ANONYMOUS, Principal, Reply
+from mcpbridge.core.exchange import ANONYMOUS, Exchange, Principal, Reply, SessionOp
 from mcpbridge.core.server import Server
 from mcpbridge.core.state import MAX_STATE_CHARS, digest
 from mcpbridge.era import Crossings
@@ -239,6 +239,25 @@ async def test_a_further_round_passes_while_the_bridge_drains(bridge: Bridge) ->
         await front(exchange(call(), server))
     await front(exchange(call("x"), server))
     assert rounds.heard == [b'"x"']
+
+
+async def test_an_answer_to_a_question_passes_while_the_bridge_drains(bridge: Bridge) -> None:
+    bridge.draining.set()
+    passed: list[Exchange] = []
+
+    async def last(x: Exchange) -> None:
+        passed.append(x)
+
+    policy = refusing_while(bridge.draining)
+    x = exchange(call(), modern(bridge, Rounds()))
+    for message in (m.result(1, {}), m.notification("notifications/cancelled"), SessionOp("SPEAK")):
+        x.message = message
+        await policy(x, last)
+    assert len(passed) == 3
+    for refused in (call(), SessionOp("CONNECT"), SessionOp("GET")):
+        x.message = refused
+        with pytest.raises(BridgeError, match="draining"):
+            await policy(x, last)
 
 
 def test_the_digest_sees_method_and_params_but_not_the_round_nor_the_order() -> None:

@@ -48,9 +48,13 @@ class SseFrontend:
     ``keep_alive``: seconds between two comments.
     """
 
-    def __init__(self, serve: Serve, admit: Admit, *, path: str = "/events", keep_alive: float = 30.0) -> None:
+    def __init__(
+        self, serve: Serve, admit: Admit, recognize: Admit, *, path: str = "/events", keep_alive: float = 30.0
+    ) -> None:
+        """``admit`` is asked about each stream, ``recognize`` about each POST."""
         self._serve = serve
         self._admit = admit
+        self._recognize = recognize
         self._messages = f"{path.rstrip('/')}/messages"
         self._keep_alive = keep_alive
         self._open: dict[str, tuple[str, SseClient]] = {}  # session id -> its principal and its stream
@@ -96,7 +100,7 @@ class SseFrontend:
         ids = parse_qs(request.query, max_num_fields=16).get("session", ()) if len(request.query) <= 1024 else ()
         owner, client = self._open.get(ids[0], ("", None)) if len(ids) == 1 else ("", None)
         try:
-            principal = await self._admit(Arrival("sse", request.peer, request.headers)) or ANONYMOUS
+            principal = await self._recognize(Arrival("sse", request.peer, request.headers)) or ANONYMOUS
         except BridgeError as error:
             if client is not None and error.fault.status == 401:
                 client.lose("its client is no longer signed in")

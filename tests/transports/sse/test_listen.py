@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mcpbridge.bridge import Bridge
+from mcpbridge.bridge import Bridge, refusing_while
 from mcpbridge.core.exchange import Exchange, Handler, Principal
 from mcpbridge.core.reception import Reception
 from mcpbridge.errors import BridgeError
@@ -48,11 +48,17 @@ class House:
         target = add(bridge, self.scripted)
         numbers = iter(range(1, 1000))
         front = bridge.front(
-            [self.sign_in, sessions(bridge.sessions, lambda _record: f"s{next(numbers)}"), validate(), authorize()],
+            [
+                refusing_while(bridge.draining),
+                self.sign_in,
+                sessions(bridge.sessions, lambda _record: f"s{next(numbers)}"),
+                validate(),
+                authorize(),
+            ],
             bridge.endpoint(),
         )
         self.reception = Reception(front, bridge.spawn, bridge.sessions, lambda _name: target, bridge.draining, deadline=5.0)
-        self.sse = SseFrontend(self.reception.serve, self.reception.admit)
+        self.sse = SseFrontend(self.reception.serve, self.reception.admit, self.reception.recognize)
         self.server = HttpServer(self.handle, max_body=1 << 20)
         self.url = ("", 0)
 
@@ -194,7 +200,7 @@ async def test_the_stream_names_its_endpoint_first_and_answers_come_on_it(house,
 
 @pytest.mark.requirement("config.gateway.server.protocols.sse.keepalive_interval")
 async def test_a_silent_stream_says_a_comment_now_and_then(house, client):
-    house.sse = SseFrontend(house.reception.serve, house.reception.admit, keep_alive=0.01)
+    house.sse = SseFrontend(house.reception.serve, house.reception.admit, house.reception.recognize, keep_alive=0.01)
     ann = await client().open()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
@@ -316,6 +322,27 @@ async def test_who_drains_answers_what_was_asked_ends_the_streams_and_lets_nobod
     gate.set()
     assert (await busy.message())["result"] == {"by": "tools/list"}
     assert await busy.is_ended()
+
+
+async def test_who_drains_takes_the_answers_that_calls_in_flight_wait_for_and_refuses_new_ones(house, client):
+    async def asks(talk: Any, request: Any, reply: Any) -> Any:
+        if request.method == "tools/call":
+            answer = await reply.ask(m.request(7, "roots/list"))
+            return m.result(request.id, {"roots": json.loads(bytes(answer.result))["roots"]})
+        return await content_answer(talk, request, reply)
+
+    house.scripted.answer = asks
+    ann = await client().hello()
+    await ann.say(2, "tools/call", name="x")
+    question = await ann.message()
+    house.bridge.draining.set()
+    await ann.say(3, "tools/list")
+    assert (await ann.message())["error"]["data"]["reason"] == "draining"
+    assert (await ann.post({"jsonrpc": "2.0", "id": question["id"], "result": {"roots": [1]}}))[0] == 202
+    assert (await ann.message())["result"] == {"roots": [1]}
+    assert await ann.is_ended()
+    late = await client().open()
+    assert late.status == 503
 
 
 # -- the POSTs
