@@ -10,7 +10,7 @@ import pytest
 
 from mcpbridge.errors import BridgeError
 from mcpbridge.transports.websocket import connection as module
-from tests.support.frames import CONT, PING, PONG, TEXT, Frame, close, fragments
+from tests.support.frames import CONT, PING, PONG, TEXT, Frame, RawPeer, close, fragments
 from tests.transports.websocket.conftest import Hall, Open, Pair
 
 
@@ -327,3 +327,44 @@ async def test_a_peer_is_not_blamed_for_silence_while_we_do_not_read(pair: Pair,
     peer.send(Frame(TEXT, b"{}"))
     talk.connection.resume()
     assert await peer.message() == b"{}"
+
+
+async def over_tls(hall: Open, tls, **options) -> tuple[Hall, RawPeer]:
+    it = await hall(ssl=tls.server, **options)
+    peer = await it.enter(ssl=tls.client, server_hostname="localhost")
+    await peer.upgrade()
+    async with asyncio.timeout(5):
+        await it.arrived.wait()
+    return it, peer
+
+
+async def test_over_tls_a_mistake_is_told_although_more_was_sent(hall: Open, tls):
+    it, peer = await over_tls(hall, tls, max_message=1000)
+    peer.send(Frame(TEXT, b"x" * 1001), *[Frame(TEXT, b"y" * 500)] * 500)
+    assert (await peer.end())[1] == 1009
+    await ended(it.talks[0])
+
+
+async def test_over_tls_goodbyes_are_answered_and_said(hall: Open, tls):
+    it, peer = await over_tls(hall, tls)
+    peer.send(Frame(TEXT, b"hello"))
+    assert await peer.message() == b"hello"
+    peer.send(close(1000))
+    assert await peer.end() == ([], 1000)
+    it.arrived.clear()
+    other = await it.enter(ssl=tls.client, server_hostname="localhost")
+    await other.upgrade()
+    async with asyncio.timeout(5):
+        await it.arrived.wait()
+        closing = asyncio.ensure_future(it.talks[1].connection.close())
+        assert await other.frame() == close(1000)
+        other.send(close(1000))
+        await closing
+    assert await other.end() == ([], None)
+
+
+async def test_over_tls_a_client_that_is_gone_is_noticed(hall: Open, tls):
+    it, peer = await over_tls(hall, tls)
+    peer.writer.close()
+    assert isinstance(await ended(it.talks[0]), ConnectionError)
+    assert it.server.connections <= 1
