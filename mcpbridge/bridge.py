@@ -46,12 +46,14 @@ IDLE_SHARED = 900.0  # seconds a shared conversation of a network server is kept
 
 
 class Way(NamedTuple):
-    """How one endpoint of a server is reached. ``address`` is for people; ``is_child``: a conversation is a process of ours."""
+    """How one endpoint of a server is reached. ``address`` is for people; ``is_child``: a conversation is a process of ours;
+    ``limit``: most conversations at once, where the way itself has room for few."""
 
     protocol: str
     address: str
     dial: Dial
     is_child: bool = False
+    limit: int | None = None
 
 
 class Bridge:
@@ -149,14 +151,16 @@ class Bridge:
         """Add a server with one or more equal endpoints. ``limit``: most conversations of one backend. ``idle_timeout``:
         seconds an unused shared conversation is kept, 0 for the default of its kind."""
         backends = []
-        for number, (protocol, address, dial, is_child) in enumerate(endpoints):
-            backend = Backend(f"{name}/{number}", protocol, address, dial, self.spawn, observe=self._observe, eras=self._eras)
+        for number, way in enumerate(endpoints):
+            backend = Backend(
+                f"{name}/{number}", way.protocol, way.address, way.dial, self.spawn, observe=self._observe, eras=self._eras
+            )
             backend.pool = Pool(
                 backend,
-                limit=limit if is_child else max(limit, 1000),
+                limit=way.limit or (limit if way.is_child else max(limit, 1000)),
                 start_timeout=self._start_timeout,
-                backoff=Backoff() if is_child else None,
-                idle_timeout=idle_timeout or (0.0 if is_child else IDLE_SHARED),
+                backoff=Backoff() if way.is_child else None,
+                idle_timeout=idle_timeout or (0.0 if way.is_child else IDLE_SHARED),
             )
             backend.states = self.states
             backend.on_turn = self._turned

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from mcpbridge.admin.app import JSON, NO_STORE, App, error_body
@@ -69,8 +69,9 @@ class Frontends:
         self._listeners.append(listener)
 
     def speak(self, protocol: str, front: Front) -> None:
-        """A protocol is served from now on."""
-        self._fronts[protocol] = front
+        """A protocol is served from now on, or in a further place."""
+        known = self._fronts.get(protocol)
+        self._fronts[protocol] = front if known is None else replace(front, address=f"{known.address}, {front.address}")
 
     def miss(self, protocol: str) -> None:
         """A protocol is switched on and cannot be served."""

@@ -51,6 +51,7 @@ from mcpbridge.transports.http1.server import HttpServer
 from mcpbridge.transports.sse.dial import Comeback
 from mcpbridge.transports.sse.listen import SseFrontend
 from mcpbridge.transports.stdio.launch import withhold
+from mcpbridge.transports.stdio.pipe import PipeFrontend
 from mcpbridge.transports.stdio.socket import ForeignFile, SocketFrontend
 from mcpbridge.transports.tcp_binary.health import TcpHealth
 from mcpbridge.transports.tcp_binary.listen import TcpFrontend
@@ -277,9 +278,7 @@ class Gateway:
             host, port = await frontend.start(config.host, config.tcp_port, context)
             self._speak("tcp_binary", f"{'tcps' if context else 'tcp'}://{bracketed(host)}:{port}")
         except OSError as error:
-            if "server.tcp_port" in self._explicit():
-                raise self._not_listening("server.tcp_port", f"{bracketed(config.host)}:{config.tcp_port}", error) from error
-            _log.warn("the port of MCPB frames is not open", protocol="tcp_binary", port=config.tcp_port, error=str(error))
+            self._do_without("tcp_binary", "server.tcp_port", f"{bracketed(config.host)}:{config.tcp_port}", error)
         return frontend
 
     async def _listen_health(self, snapshot: Callable[[], Snapshot]) -> TcpHealth | None:
@@ -343,18 +342,26 @@ class Gateway:
         config = self._config.server
         if not config.serves("stdio"):
             return
-        frontend = SocketFrontend(self._reception.serve, self._spawn, limits, max_message=config.security.max_message_size)
+        stdio, largest = config.protocols.stdio, config.security.max_message_size
+        socket_frontend = SocketFrontend(self._reception.serve, self._spawn, limits, max_message=largest)
+        pipe_frontend = PipeFrontend(self._reception.serve, self._spawn, max_message=largest)
+        await self._listen_at("server.stdio_socket", f"unix://{config.stdio_socket}", socket_frontend)
+        if stdio.pipe:
+            await self._listen_at("server.protocols.stdio.pipe", f"pipe://{stdio.pipe}", pipe_frontend)
+
+    async def _listen_at(self, key: str, address: str, frontend: SocketFrontend | PipeFrontend) -> None:
+        """A place in the file system. A file that is not ours there is a fault in any case."""
+        path = address.partition("://")[2]
         try:
-            await frontend.start(config.stdio_socket, int(config.protocols.stdio.socket_permissions, 8))
+            await frontend.start(path, int(self._config.server.protocols.stdio.socket_permissions, 8))
         except ForeignFile as error:
-            problem = f"server.stdio_socket: {config.stdio_socket}: {error.strerror}"
-            place = self._loaded.places["server.stdio_socket"]
-            raise ConfigError([Problem(place, problem, "remove it, or choose another path")], EX_CANTCREAT) from error
+            problem = Problem(self._loaded.places[key], f"{key}: {path}: {error.strerror}", "remove it, or choose another path")
+            raise ConfigError([problem], EX_CANTCREAT) from error
         except OSError as error:
-            self._do_without("stdio", "server.stdio_socket", config.stdio_socket, error)
+            self._do_without("stdio", key, path, error)
         else:
             self._frontends.add(frontend)
-            self._speak("stdio", f"unix://{config.stdio_socket}")
+            self._speak("stdio", address)
 
     async def _listen_management(self, faces: Faces) -> HttpServer:
         server = HttpServer(faces.management, base_headers=BASE_HEADERS, max_connections=200, explain=explain)

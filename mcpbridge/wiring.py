@@ -37,6 +37,7 @@ from mcpbridge.transports.sse.dial import COMEBACK, Comeback
 from mcpbridge.transports.sse.dial import dial as dial_sse
 from mcpbridge.transports.stdio import guard
 from mcpbridge.transports.stdio.dial import dial as dial_stdio
+from mcpbridge.transports.stdio.pipe import dial as dial_pipe
 from mcpbridge.transports.stdio.socket import dial as dial_socket
 from mcpbridge.transports.tcp_binary.dial import dial as dial_tcp
 
@@ -126,7 +127,8 @@ class Reach:
             dial = DetectedDial(self._detector, endpoint.url, make, self._fallback)
         else:
             dial = self._dial(protocol, name, endpoint)
-        return Way(protocol, endpoint.target, dial, is_child=bool(endpoint.command))
+        is_pipe = urlsplit(endpoint.url).scheme == "pipe" and sys.platform != "win32"  # a pair of FIFOs has room for one
+        return Way(protocol, endpoint.target, dial, is_child=bool(endpoint.command), limit=1 if is_pipe else None)
 
     def _dial(self, protocol: str, name: str, endpoint: EndpointSpec) -> Dial:
         """One line per protocol, one method for each. Raises KeyError for a protocol that is not spoken."""
@@ -150,10 +152,12 @@ class Reach:
         )
 
     def _socket(self, name: str, endpoint: EndpointSpec) -> Dial:
-        return dial_socket(
+        parts = urlsplit(endpoint.url)
+        dial = dial_pipe if parts.scheme == "pipe" else dial_socket
+        return dial(
             name,
             self._bridge.spawn,
-            urlsplit(endpoint.url).path,
+            parts.path,
             authorization=lambda: _headers(resolve_endpoint(endpoint)).get("authorization"),
             max_message=self._max_message,
             timeout=self._timeout("stdio"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from mcpbridge.config.kinds import BOOL, FILE_MODE, choice, duration, matching
+from mcpbridge.config.kinds import BOOL, FILE_MODE, PATH, choice, duration, matching
 from mcpbridge.config.rows import Row, Section
 
 _PATH = matching(r"/[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*", "a path such as /ws")
@@ -18,6 +18,7 @@ class StdioFrontend(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, Row(BOOL, "serve it")] = True
     socket_permissions: Annotated[str, Row(FILE_MODE, "file mode of the socket; its group may be served too")] = "0660"
+    pipe: Annotated[str, Row(PATH, "named pipes PATH.in and PATH.out, for one client at a time; empty: none")] = ""
 
 
 class WebSocketFrontend(Section, frozen=True, kw_only=True):

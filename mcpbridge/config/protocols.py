@@ -39,7 +39,6 @@ assert tuple(PROTOCOLS) == PROTOCOL_NAMES
 
 LOCAL: Final = PROTOCOLS["stdio"].schemes  # a place in the file system, no host
 SECURE: Final = ("wss", "https", "sses", "tcps")  # with TLS
-PENDING: Final = frozenset({"pipe"})  # what this version cannot speak yet
 _SCHEMES: Final = {scheme: name for name, row in PROTOCOLS.items() for scheme in row.schemes}
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from mcpbridge.config.kinds import BOOL, TEXT
-from mcpbridge.config.protocols import PENDING, SECURE, misfit, protocol_of
+from mcpbridge.config.protocols import SECURE, misfit
 from mcpbridge.config.rows import Field, Row, build, fields_of
 from mcpbridge.config.sections import NAME_PATTERN, SERVER_URL, EndpointSpec, ServerSpec
 from mcpbridge.config.walk import Found, Node, Reader, Unset, suggestion, table_of
@@ -84,8 +84,6 @@ def endpoint_fault(endpoint: EndpointSpec) -> str:
         return why
     if endpoint.command and endpoint.protocol not in ("auto", "stdio"):
         return f"protocol {endpoint.protocol} needs a url, not a command"
-    if endpoint.url and (unspoken := PENDING & {protocol_of(endpoint.url, endpoint.protocol), urlsplit(endpoint.url).scheme}):
-        return f"{', '.join(unspoken)} cannot be spoken by this version yet"
     foreign = (endpoint.args or endpoint.env or endpoint.cwd) if endpoint.url else (endpoint.headers or endpoint.token_env)
     if foreign:
         return "args, env and cwd belong to a command" if endpoint.url else "headers and token_env belong to a url"
@@ -170,9 +168,6 @@ def _client_entry(reader: Reader, name: str, key_node: Node, node: Node, path: s
         reader.warn(key_node, "this is mcpbridge itself; skipped", key=path)
         return None
     transport = str(given.get("type", given.get("transport", ""))).lower()
-    if _CLIENT_TYPES.get(transport) in PENDING:
-        reader.warn(key_node, f"type {transport} cannot be spoken by this version yet; skipped", key=path)
-        return None
     endpoint = EndpointSpec(
         url=given.get("httpUrl") or given.get("url") or given.get("serverUrl") or "",
         command=given.get("command", ""),

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcpbridge.config.protocols import PENDING
 from tests.interaction.script import Era, play
 from tests.interaction.wires import open_wire
 from tests.support import peers
@@ -39,10 +38,8 @@ class End:
         return f"{self.era}-{self.protocol}"
 
 
-ALL = tuple(End(era, protocol) for era in ERAS for protocol in PROTOCOLS if (era, protocol) != ("modern", "sse"))
-ENDS = tuple(end for end in ALL if end.protocol not in PENDING)
+ENDS = tuple(End(era, protocol) for era in ERAS for protocol in PROTOCOLS if (era, protocol) != ("modern", "sse"))
 CELLS = tuple((client, server) for client in ENDS for server in ENDS)
-PENDING_CELLS = tuple((client, server) for client in ALL for server in ALL if (client, server) not in CELLS)
 
 
 @contextlib.contextmanager

@@ -13,11 +13,14 @@ import select
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
 from mcpbridge.wire.framing import LineFramer, Overlong
 
 HIGH_WATER: Final = 1 << 20  # bytes towards the other side above which drain() waits
 MAX_BUFFER: Final = 64 << 20  # bytes; who lets more pile up has stopped reading
 CLOSE_TIME: Final = 2.0  # seconds close() waits for what was sent to go out
+MAX_SIGN_IN: Final = 32768  # bytes of a sign-in line; more is no token of anybody
 HANG_UP_CHECK: Final = 0.1  # seconds between looks whether one who closed its side is still there to read
 
 OnMessage = Callable[[bytes], None]
@@ -28,17 +31,14 @@ class Lines(asyncio.Protocol):
     """A Connection (core.ports) over one transport, or over two that are attached.
 
     ``client``: the other side is a client of ours: its end of input is a half-close, and a line longer than ``max_message``
-    bytes, once it is answered, ends the connection. ``notice`` looks at each line first and takes those it returns True for.
+    bytes, once it is answered, ends the connection.
     """
 
-    def __init__(
-        self, max_message: int, *, client: bool, name: str = "client", notice: Callable[[bytes], bool] = lambda _line: False
-    ) -> None:
+    def __init__(self, max_message: int, *, client: bool, name: str = "client") -> None:
         self._loop = asyncio.get_running_loop()
         self._framer = LineFramer(max_message)
         self._client = client
         self._name = name
-        self._notice = notice
         self._reads: asyncio.ReadTransport | None = None
         self._writes: asyncio.WriteTransport | None = None
         self._on_message: OnMessage | None = None
@@ -56,6 +56,11 @@ class Lines(asyncio.Protocol):
     def gone(self) -> asyncio.Future[None]:
         """Done when nothing of the connection is left."""
         return self._lost
+
+    @property
+    def has_started(self) -> bool:
+        """Whether what is read is taken at once."""
+        return self._on_message is not None
 
     # The Connection
 
@@ -98,14 +103,16 @@ class Lines(asyncio.Protocol):
         self._end(ConnectionAbortedError("closed by the bridge"))
         if self._writes is not None:
             await asyncio.wait([self._lost], timeout=CLOSE_TIME)
-            self._writes.abort()
+            if not self._lost.done():
+                self._writes.abort()
 
     # The transport's side
 
     def attach(self, reads: asyncio.ReadTransport, writes: asyncio.WriteTransport) -> None:
         """Take the two halves; nothing is read before ``start``."""
         self._reads, self._writes = reads, writes
-        reads.pause_reading()
+        if not reads.is_closing():  # all was said before anybody listened
+            reads.pause_reading()
         writes.set_write_buffer_limits(high=HIGH_WATER)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -151,10 +158,14 @@ class Lines(asyncio.Protocol):
         for line in lines:
             if self._is_over or self._on_message is None:
                 return
-            if not self._notice(line):
+            if not self._noticed(line):
                 self._on_message(line)
             if self._client and isinstance(line, Overlong):
                 self._end(ValueError(f"{self._name} sent a line that is too long"))
+
+    def _noticed(self, line: bytes) -> bool:
+        """Whether a line is no message but something for the transport."""
+        return False
 
     def _watch(self) -> None:
         """One who closed its side and then hangs up says nothing any more; the system knows it is gone."""
@@ -182,6 +193,30 @@ class Lines(asyncio.Protocol):
                 half.close()
         if self._on_close is not None:
             self._on_close(cause)
+
+
+class ClientLines(Lines):
+    """A client, which signs in by a line of its own: ``{"authorization": "Bearer ..."}``; a later one renews the token."""
+
+    def __init__(self, max_message: int) -> None:
+        super().__init__(max_message, client=True)
+        self.headers: dict[str, str] = {}
+
+    def _noticed(self, line: bytes) -> bool:
+        if b'"authorization"' not in line[:64] or len(line) > MAX_SIGN_IN:
+            return False
+        try:
+            self.headers["authorization"] = _sign_in(line).authorization
+        except msgspec.DecodeError:
+            return False
+        return True
+
+
+class _SignIn(msgspec.Struct, forbid_unknown_fields=True):
+    authorization: str
+
+
+_sign_in = msgspec.json.Decoder(_SignIn).decode
 
 
 def _descriptor(transport: asyncio.BaseTransport) -> int:

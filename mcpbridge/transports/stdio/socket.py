@@ -23,8 +23,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-import msgspec
-
 from mcpbridge.core.duplex import Arrival, Serve
 from mcpbridge.core.exchange import Era
 from mcpbridge.core.peer import Peer
@@ -33,10 +31,9 @@ from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError, to_wire
 from mcpbridge.observe.log import log
 from mcpbridge.transports.doors import BACKLOG, ConnectionLimits
-from mcpbridge.transports.stdio.lines import Lines
+from mcpbridge.transports.stdio.lines import ClientLines, Lines
 from mcpbridge.wire import message as m
 
-MAX_SIGN_IN: Final = 32768  # bytes of a sign-in line; more is no token of anybody
 _SO_PEERGROUPS: Final = 59  # Linux; the socket module has no name for it
 _MAX_GROUPS: Final = 65536
 _log = log("socket")
@@ -51,13 +48,6 @@ class Credentials(NamedTuple):
 
     uid: int
     groups: frozenset[int]
-
-
-class _SignIn(msgspec.Struct, forbid_unknown_fields=True):
-    authorization: str
-
-
-_sign_in = msgspec.json.Decoder(_SignIn).decode
 
 
 def may_connect(peer: Credentials, mode: int, uid: int, gid: int) -> bool:
@@ -157,13 +147,12 @@ class SocketFrontend:
         await self._serve(client, arrival)
 
 
-class _Client(Lines):
-    """A connection that was accepted, with what it signed in with."""
+class _Client(ClientLines):
+    """A connection that was accepted."""
 
     def __init__(self, admit: Callable[[_Client, socket.socket], str], max_message: int) -> None:
-        super().__init__(max_message, client=True, notice=self._notice_sign_in)
+        super().__init__(max_message)
         self._admit = admit
-        self.headers: dict[str, str] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -175,15 +164,6 @@ class _Client(Lines):
         if refused:
             self.send(m.error(None, to_wire(BridgeError("forbidden", refused, sent=False))).encode())
             self._end(None)
-
-    def _notice_sign_in(self, line: bytes) -> bool:
-        if b'"authorization"' not in line[:64] or len(line) > MAX_SIGN_IN:
-            return False
-        try:
-            self.headers["authorization"] = _sign_in(line).authorization
-        except msgspec.DecodeError:
-            return False
-        return True
 
 
 def make_room(path: str) -> None:
