@@ -72,7 +72,7 @@ class Site:
         """
         tls = target.scheme in ("https", "wss", "tcps")
         if target.scheme == "unix":
-            return cls(target, [(socket.AF_UNIX, _own_socket(target.path))], context=context)
+            return cls(target, [(socket.AF_UNIX, _socket_at(target.path))], context=context)
         connect = via(target) if via is not None else None
         if connect is not None:
             return cls(target, [], tls=tls, context=context, connect=connect)
@@ -100,8 +100,8 @@ async def lookup(host: str, port: int) -> list[tuple[Any, ...]]:
     return list(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
-def _own_socket(path: str) -> str:
-    """The path, when a socket is there that nobody but its owner, ourselves or root, could have put there."""
+def _socket_at(path: str) -> str:
+    """The path, when a socket is there. Raises Unreachable."""
     try:
         status = os.stat(path)
     except OSError as error:

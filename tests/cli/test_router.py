@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mcpbridge.cli.router import _flags
+from mcpbridge.config.load import load_router
 from mcpbridge.config.sections import EndpointSpec
+from mcpbridge.router import direct_only, gateway_address
 from tests.support import peers
 
 
@@ -67,3 +71,44 @@ def test_an_unknown_protocol_of_the_direct_mode_is_64_with_the_list(capsys: pyte
         _flags("mcp-router", ["--direct-mode", "pigeon"])
     assert ended.value.code == 64
     assert "one of stdio, websocket, http, sse, tcp_binary" in capsys.readouterr().err
+
+
+@pytest.mark.requirement("cli.router.direct-mode.values")
+def test_direct_mode_takes_the_five_protocols_and_no_other(capsys):
+    for name in ("stdio", "websocket", "http", "sse", "tcp_binary"):
+        assert _flags("mcp-router", ["--direct-mode", name])[2] == name
+    with pytest.raises(SystemExit) as ended:
+        _flags("mcp-router", ["--direct-mode", "smtp"])
+    assert ended.value.code == 64
+    assert "stdio, websocket, http, sse, tcp_binary" in capsys.readouterr().err
+
+
+@pytest.mark.requirement("cli.router.direct-mode")
+def test_direct_mode_leaves_servers_of_one_protocol_and_no_gateway(tmp_path):
+    servers = [{"name": "a", "command": "x"}, {"name": "b", "url": "http://h/mcp"}, {"name": "c", "url": "ws://h/ws"}]
+    path = tmp_path / "router.yaml"
+    path.write_text(json.dumps({"gateway": {"url": "http://g:1"}, "direct_clients": {"servers": servers}}))
+    loaded = load_router(str(path), {})
+    for protocol, name in (("stdio", "a"), ("http", "b"), ("websocket", "c")):
+        config = direct_only(loaded, protocol).config
+        assert [spec.name for spec in config.servers] == [name] and gateway_address(config) == ""
+    assert direct_only(loaded, "sse").config.servers == ()
+
+
+@pytest.mark.requirement("cli.router.direct-mode")
+def test_direct_mode_without_such_a_server_answers_lists_itself(tmp_path):
+    said = [
+        {"id": 1, "method": "initialize", "params": {}},
+        {"id": 2, "method": "tools/list"},
+        {"id": 3, "method": "ping"},
+        {"id": 4, "method": "vendor/thing"},
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "mcpbridge", "router", "--direct-mode", "stdio"],
+        input="".join(json.dumps({"jsonrpc": "2.0", **one}) + "\n" for one in said), capture_output=True, text=True, timeout=20,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": os.getcwd(), "MCP_GATEWAY_URL": "http://127.0.0.1:1"},
+    )  # fmt: skip
+    answers = {one["id"]: one for one in map(json.loads, done.stdout.splitlines())}
+    assert done.returncode == 0 and "protocolVersion" in answers[1]["result"]
+    assert answers[2]["result"] == {"tools": []} and answers[3]["result"] == {}
+    assert answers[4]["error"]["code"] == -32601

@@ -13,7 +13,7 @@ from mcpbridge.config.problems import Place
 from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import build
 from tests.support.certificates import make_tls
-from tests.support.configs import gateway
+from tests.support.configs import Write, faults, gateway
 
 STRONG = "kX9v2mQ7pL4sR8tY1wZ5bN3cF6hJ0dG="
 PLACES = {"server.host": Place("g.yaml", 2, 3)}
@@ -142,3 +142,19 @@ def test_certificates_of_clients_need_an_authority(tmp_path: Path) -> None:
     assert "server.tls.ca_file: no certificates in it" in str(problem)
     (problem,) = start_problems(build(GatewayConfig, {**values, "server.tls.ca_file": str(tmp_path / "none")}), {})
     assert "server.tls.ca_file: cannot read" in str(problem)
+
+
+@pytest.mark.requirement(
+    "config.gateway.protocol_detection.accuracy_target", "config.gateway.protocol_detection.allowed_targets",
+    "config.gateway.protocol_detection.fallback_protocol",
+)  # fmt: skip
+def test_detection_has_the_defaults_of_the_guide_and_bounds(write: Write) -> None:
+    found = build(GatewayConfig, {}).protocol_detection
+    assert (found.enabled, found.accuracy_target, found.timeout, found.cache_duration) == (True, 0.98, 1.0, 300.0)
+    assert (found.fallback_protocol, found.allowed_targets) == ("http", ())
+    for wrong, words in (
+        ("accuracy_target: 98", "a number from 0 to 1"),
+        ("timeout: 1ms", "timeout"),
+        ("fallback_protocol: smtp", "http, sse, websocket"),
+    ):
+        assert any(words in fault for fault in faults(write(f"protocol_detection: {{{wrong}}}\n"))), wrong

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mcpbridge.config.problems import Place
+from mcpbridge.config.load import load_router
+from mcpbridge.config.problems import ConfigError, Place
 from mcpbridge.config.router import RouterConfig, check
 from mcpbridge.config.rows import build
 from mcpbridge.config.sections import ServerSpec
@@ -103,3 +104,27 @@ def test_a_wrong_direct_protocol_is_refused_with_those_there_are(write: Write) -
     assert "must be true or false" in faults(None, {"MCP_DIRECT_SSE_ENABLED": "maybe"}, of=router)[0]
     said = faults(write("direct_clients: {protocols: [stdio, pigeon]}"), of=router)
     assert "unknown protocol 'pigeon' (one of stdio, websocket, http, sse, tcp_binary)" in said[0]
+
+
+@pytest.mark.requirement(
+    "config.router.direct_clients.auto_detection.timeout", "config.router.direct_clients.auto_detection.fallback_strategy",
+    "env.MCP_PROTOCOL_AUTO_DETECT", "env.MCP_AUTO_DETECT_PROTOCOLS", "env.conflict",
+)  # fmt: skip
+def test_detection_is_set_by_key_alias_and_either_variable(tmp_path):
+    path = tmp_path / "router.yaml"
+    path.write_text(
+        "direct: {auto_detection: {timeout: 500ms, fallback_strategy: none}}\ndetection: {allowed_targets: [10.0.0.0/8]}\n"
+    )
+    found = load_router(str(path), {}).config.direct_clients.auto_detection
+    assert (found.enabled, found.timeout, found.fallback_strategy, found.allowed_targets) == (
+        True,
+        0.5,
+        "none",
+        ("10.0.0.0/8",),
+    )
+    for variable in ("MCP_PROTOCOL_AUTO_DETECT", "MCP_AUTO_DETECT_PROTOCOLS"):
+        assert load_router(str(path), {variable: "false"}).config.direct_clients.auto_detection.enabled is False
+    with pytest.raises(ConfigError) as refused:
+        load_router(str(path), {"MCP_PROTOCOL_AUTO_DETECT": "false", "MCP_AUTO_DETECT_PROTOCOLS": "true"})
+    assert refused.value.exit_code == 78
+    assert "MCP_PROTOCOL_AUTO_DETECT" in str(refused.value) and "MCP_AUTO_DETECT_PROTOCOLS" in str(refused.value)
