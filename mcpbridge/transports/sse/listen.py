@@ -39,7 +39,8 @@ SSE: Final = (
 MAX_HELD: Final = 16 * 1024 * 1024  # bytes that wait for a client behind one large message; more: it is let go
 FLUSH_TIME: Final = 2.0  # seconds the last messages have to leave
 
-_posted: ContextVar[Mapping[str, str] | None] = ContextVar("posted", default=None)
+_posted: ContextVar[tuple[SseClient, Mapping[str, str]] | None] = ContextVar("posted", default=None)
+"""Whose POST started this task, and its headers."""
 
 
 class SseFrontend:
@@ -67,14 +68,14 @@ class SseFrontend:
         if not _takes_events(request.headers.get("accept")):
             await _refuse(request, responder, BridgeError("invalid_request", "Accept must list text/event-stream"), 406)
             return
-        arrival = Arrival("sse", request.peer, _PostHeaders(request.headers), server)
+        client = SseClient(responder, self._keep_alive)
+        arrival = Arrival("sse", request.peer, _PostHeaders(client, request.headers), server)
         try:
             principal = await self._admit(arrival) or ANONYMOUS
         except BridgeError as error:
             await _refuse(request, responder, error)
             return
         id = token_urlsafe(32)
-        client = SseClient(responder, self._keep_alive)
         self._open[id] = (principal.key, client)
         writing = asyncio.ensure_future(client.write())
         try:
@@ -117,7 +118,7 @@ class SseFrontend:
             return
         await client.turn()
         if era == "legacy":
-            _posted.set(request.headers)  # this task's, and that of all it starts
+            _posted.set((client, request.headers))  # this task's, and that of all it starts
             client.hear(request.body)
         elif isinstance(message, Request):
             misplaced = BridgeError("invalid_request", "HTTP+SSE has no form in 2026-07-28; POST to /mcp")
@@ -235,9 +236,11 @@ class SseClient:
 
 
 class _PostHeaders(Mapping[str, str]):
-    """The headers of whoever speaks: those of the POST that brought a message, in the tasks it started; else the stream's."""
+    """The headers of whoever speaks: those of the client's POST that brought a message, in the tasks it started; else the
+    stream's. A task may live on for others, so it is looked at whose POST it was."""
 
-    def __init__(self, stream: Mapping[str, str]) -> None:
+    def __init__(self, client: SseClient, stream: Mapping[str, str]) -> None:
+        self._client = client
         self._stream = stream
 
     def __getitem__(self, name: str) -> str:
@@ -251,7 +254,7 @@ class _PostHeaders(Mapping[str, str]):
 
     def _spoken(self) -> Mapping[str, str]:
         posted = _posted.get()
-        return self._stream if posted is None else posted
+        return posted[1] if posted is not None and posted[0] is self._client else self._stream
 
 
 def _takes_events(accept: str | None) -> bool:
