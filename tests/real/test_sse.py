@@ -70,3 +70,15 @@ def test_the_whole_script_passes_with_http_sse_on_one_side_or_on_both(client: st
     assert ROOT in texts(done[3])
     assert len(texts(done[len(DUAL)])) > 1_000_000
     assert "cut" in texts(done[-1])
+
+
+@pytest.mark.parametrize("face", ["router", "gateway"])
+def test_an_http_address_that_names_no_protocol_is_found_to_be_a_stream(face: str) -> None:
+    steps = [{"do": "call", "name": "echo", "arguments": {"payload": "found"}}]
+    with peers.own_http("legacy-sse") as url:
+        if face == "router":
+            report = drive("python-1", peers.router(url), steps)
+        else:
+            with peers.gateway({"one": url}) as bridge:
+                report = drive("python-1", bridge.url("one"), steps)
+    assert "found" in texts(report["steps"][0])
