@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from tests.real.test_questions_and_events import DUAL, EVERYTHING, ROOT, methods
 from tests.support import peers, setup
 from tests.support.peers import MODERN_CLIENTS, SSE_CLIENTS, drive, texts
+from tests.support.raw import child, request
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 Json = dict[str, Any]
@@ -82,3 +84,32 @@ def test_an_http_address_that_names_no_protocol_is_found_to_be_a_stream(face: st
             with peers.gateway({"one": url}) as bridge:
                 report = drive("python-1", bridge.url("one"), steps)
     assert "found" in texts(report["steps"][0])
+
+
+async def test_a_server_that_dies_and_comes_back_is_reached_again_and_its_client_told() -> None:
+    port = peers.free_port()
+    command = [*peers.OWN["legacy-sse"], "--port", str(port)]
+    url = f"sse://localhost:{port}/sse"
+    call = {"name": "echo", "arguments": {"payload": "back"}}
+    with contextlib.ExitStack() as first:
+        process = first.enter_context(peers.running(command))
+        peers.wait_listening(process, f"http://localhost:{port}/sse")
+        async with child(peers.router(url)) as client:
+            await client.open_legacy()
+            client.send(request(2, "tools/call", **call))
+            assert "back" in str(await client.answer(2))
+            client.send(request(3, "tools/call", name="wait_for_cancel", arguments={"tag": "x"}))
+            client.send(request(4, "tools/call", **call))
+            await client.answer(4)  # so the third is on its way too
+            peers.kill_group(process)
+            lost = (await client.answer(3))["error"]
+            assert (lost["code"], lost["data"]["reason"]) == (1006, "stream_closed")
+            assert lost["message"].startswith("sse: stream closed")
+            with peers.running(command) as again:
+                peers.wait_listening(again, f"http://localhost:{port}/sse")
+                client.send(request(5, "tools/call", **call))
+                assert "back" in str((await client.answer(5)).get("result"))
+                async with asyncio.timeout(20), client.changed:
+                    await client.changed.wait_for(
+                        lambda: any(one.get("method") == "notifications/tools/list_changed" for one in client.received)
+                    )
