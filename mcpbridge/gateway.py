@@ -332,6 +332,7 @@ class Gateway:
             faces.websocket = WebSocketFrontend(
                 reception.serve,
                 reception.admit,
+                reception.draining,
                 max_message=config.security.max_message_size,
                 compression=websocket.compression,
             )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.frames import BINARY, TEXT, Frame, close
+from tests.support.peers import execute
 from tests.support.raw import modern_meta, request
 from tests.support.websocket_gateway import ALICE, LIMIT, Gateway, ask, open_session, say, started
 
@@ -138,6 +140,16 @@ async def test_draining_answers_what_is_in_flight_and_says_1001(tmp_path: Path):
             busy.send(close(1001))
             assert await idle.end() == await busy.end() == ([], None)
             assert await asyncio.to_thread(gateway.process.wait, 10) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_an_idle_websocket_costs_the_gateway_at_most_15_kb_also_with_compression() -> None:
+    program = Path(__file__).parents[1] / "scripts" / "bench" / "idle_websockets.py"
+    for more in ([], ["--compression"]):
+        output, errors, code = execute([sys.executable, str(program), "--connections", "600", *more], timeout=50)
+        assert code == 0, errors
+        assert json.loads(output)["bytes_each"] <= 15_000, output
 
 
 async def test_switched_off_it_is_not_there(tmp_path: Path):

@@ -45,7 +45,7 @@ class Reception:
         self._spawn = spawn
         self._sessions = sessions
         self._target_of = target_of
-        self._draining = draining
+        self.draining = draining
         self._deadline = deadline
         self._limit = limit
         self._present: dict[str, set[DuplexClient]] = {}
@@ -89,7 +89,7 @@ class Reception:
         present = self._present.setdefault(arrival.protocol, set())
         present.add(client)
         client.start()
-        if self._draining.is_set():
+        if self.draining.is_set():
             client.closed(None)
         elif self._watch is None or self._watch.done():
             self._watch = self._spawn(self._let_go())  # one task for all: idle clients are many
@@ -103,7 +103,7 @@ class Reception:
 
     async def _let_go(self) -> None:
         """When the process drains, be as if every client had closed its side: streams end in order, calls are answered."""
-        await self._draining.wait()
+        await self.draining.wait()
         for present in self._present.values():
             for client in list(present):
                 client.closed(None)

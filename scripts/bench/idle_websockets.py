@@ -35,14 +35,14 @@ def resident(pid: int) -> int:
     return int(fields[1]) * resource.getpagesize()
 
 
-async def enter(port: int, number: int) -> RawPeer:
+async def enter(port: int, number: int, fields: list[str]) -> RawPeer:
     source = f"127.0.1.{1 + number // PER_ADDRESS}"
     sock = socket.socket()
     sock.setblocking(False)
     sock.bind((source, 0))
     await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
     peer = RawPeer(*await asyncio.open_connection(sock=sock), is_client=True)
-    await peer.upgrade("/ws/echo", [f"Authorization: Bearer {TOKEN}", "Sec-WebSocket-Protocol: mcp"], f"127.0.0.1:{port}")
+    await peer.upgrade("/ws/echo", [f"Authorization: Bearer {TOKEN}", *fields], f"127.0.0.1:{port}")
     return peer
 
 
@@ -64,16 +64,19 @@ async def initialize(peer: RawPeer) -> None:
     client = {"name": "bench", "version": "1"}
     params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client}
     peer.send(Frame(TEXT, json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}).encode()))
-    assert b'"result"' in await peer.message()
+    assert (await peer.frame()).opcode == TEXT  # perhaps compressed
     peer.send(Frame(TEXT, b'{"jsonrpc":"2.0","method":"notifications/initialized"}'))
 
 
-async def measure(port: int, pid: int, connections: int) -> dict[str, Any]:
-    warm = await all_of([enter(port, 0) for _ in range(20)])  # what the first ones import and allocate is no one's cost
+async def measure(port: int, pid: int, connections: int, *, compression: bool) -> dict[str, Any]:
+    fields = ["Sec-WebSocket-Protocol: mcp"]
+    if compression:
+        fields.append("Sec-WebSocket-Extensions: permessage-deflate")
+    warm = await all_of([enter(port, 0, fields) for _ in range(20)])  # what the first ones import and allocate is no one's cost
     await all_of([ping(peer) for peer in warm])
     before = resident(pid)
     began = time.perf_counter()
-    peers = await all_of([enter(port, number) for number in range(100, 100 + connections)])
+    peers = await all_of([enter(port, number, fields) for number in range(100, 100 + connections)])
     opened = time.perf_counter() - began
     times = sorted(await all_of([ping(peer) for peer in peers]))
     idle = resident(pid)
@@ -114,7 +117,8 @@ def main() -> None:
         path.write_text(json.dumps(config))
         with running([sys.executable, "-m", "mcpbridge", "gateway", "--config", str(path)]) as process:
             wait_listening(process, f"http://127.0.0.1:{port}/healthz")
-            print(json.dumps(asyncio.run(measure(port, process.pid, options.connections))))
+            found = asyncio.run(measure(port, process.pid, options.connections, compression=options.compression))
+            print(json.dumps(found))
 
 
 if __name__ == "__main__":

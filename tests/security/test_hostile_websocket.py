@@ -191,5 +191,5 @@ async def test_a_token_that_expires_ends_the_conversation_at_the_next_message(ga
         answer = await ask(peer, LIST)
         assert answer["error"]["data"]["reason"] == "unauthorized"
         frames, code = await peer.end()
-        assert (frames, code) == ([], 1000)
+        assert (frames, code) == ([], 1008)
     assert (await gateway.refused("/ws", f"Authorization: Bearer {jwt(1, time.time() - 60)}"))[0] == 401

@@ -29,7 +29,7 @@ class Upgraded(asyncio.Protocol):
     __slots__ = ()
 
     def going_away(self) -> None:
-        """The server drains: say goodbye as soon as nothing is in flight."""
+        """The server drains. Whoever talks over the connection may know already, and when the talk is over."""
 
 
 class Handover(asyncio.Protocol):

@@ -54,8 +54,11 @@ class WebSocketConnection(Upgraded):
         "_partial", "_pinged", "_protocol", "_timer", "_transport", "_unread", "_waiting", "_written",
     )  # fmt: skip
 
-    def __init__(self, protocol: ServerProtocol | ClientProtocol, max_message: int) -> None:
-        """``protocol`` is open and takes messages of ``max_message`` + CONTROL bytes, inflated."""
+    def __init__(
+        self, protocol: ServerProtocol | ClientProtocol, max_message: int, goodbye: Callable[[], CloseCode] | None = None
+    ) -> None:
+        """``protocol`` is open and takes messages of ``max_message`` + CONTROL bytes, inflated. ``goodbye``: what ``close``
+        says, 1000 unless given."""
         self._protocol = protocol
         self._max_message = max_message
         self._loop = asyncio.get_running_loop()
@@ -79,7 +82,7 @@ class WebSocketConnection(Upgraded):
         self._pinged = 0.0  # when we asked last
         self._written = 0
         self._backlog: Backlog | None = None  # while the write buffer is full
-        self._goodbye = CloseCode.NORMAL_CLOSURE
+        self._goodbye = goodbye
         self._waiting: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -120,7 +123,7 @@ class WebSocketConnection(Upgraded):
     async def close(self) -> None:
         """Say goodbye and wait for the other side's; what was sent before is written out, GOODBYE_TIME seconds at most."""
         if not self._is_over:
-            self._protocol.send_close(self._goodbye)
+            self._protocol.send_close(CloseCode.NORMAL_CLOSURE if self._goodbye is None else self._goodbye())
             self._flush()
             self._break(ConnectionAbortedError("closed by the bridge"))
         while not self._is_lost:
@@ -161,9 +164,6 @@ class WebSocketConnection(Upgraded):
     def resume_writing(self) -> None:
         self._backlog = None
         self._wake()
-
-    def going_away(self) -> None:
-        self._goodbye = CloseCode.GOING_AWAY
 
     # -- reading
 

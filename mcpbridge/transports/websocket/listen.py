@@ -9,12 +9,14 @@ Source: RFC 6455 section 4.2; contract http.gateway.ws, http.common.origin; arch
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 from websockets.datastructures import Headers
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.frames import CloseCode
 from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
@@ -41,11 +43,17 @@ _HANDSHAKE_ONLY: Final = ("connection", "upgrade")  # not of interest once it is
 
 
 class WebSocketFrontend:
-    """Serves WebSocket clients of an HTTP server. ``max_message`` in bytes, inflated."""
+    """Serves WebSocket clients of an HTTP server. ``max_message`` in bytes, inflated.
 
-    def __init__(self, serve: Serve, admit: Admit, *, max_message: int = 10_485_760, compression: bool = False) -> None:
+    When we close, it is with 1001 once ``draining`` is set, and with 1008 before: the client may not go on, and was told why.
+    """
+
+    def __init__(
+        self, serve: Serve, admit: Admit, draining: asyncio.Event, *, max_message: int = 10_485_760, compression: bool = False
+    ) -> None:
         self._serve = serve
         self._admit = admit
+        self._draining = draining
         self._max_message = max_message
         self._extensions = _DEFLATE if compression else None
 
@@ -79,9 +87,12 @@ class WebSocketFrontend:
         protocol = ServerProtocol(state=OPEN, max_size=self._max_message + CONTROL)
         protocol.extensions = negotiation.extensions
         protocol.subprotocol = negotiation.subprotocol
-        connection = WebSocketConnection(protocol, self._max_message)
+        connection = WebSocketConnection(protocol, self._max_message, self._goodbye)
         fields = [field for field in answer.headers.raw_items() if field[0].lower().startswith(("upgrade", "sec-"))]
         responder.upgrade(fields, connection, partial(self._serve, connection, arrival))
+
+    def _goodbye(self) -> CloseCode:
+        return CloseCode.GOING_AWAY if self._draining.is_set() else CloseCode.POLICY_VIOLATION
 
 
 _TEXT = ("content-type", "text/plain; charset=utf-8")

@@ -58,6 +58,7 @@ class Hall:
         self.arrived = asyncio.Event()
         self.refusal: Exception | None = None
         self.is_echo = True
+        self.draining = asyncio.Event()
         self.host, self.port = "127.0.0.1", 0
         self.server: HttpServer
         self.peers: list[RawPeer] = []
@@ -93,7 +94,7 @@ async def hall() -> AsyncIterator[Open]:
 
     async def start(*, ssl: Any = None, server: dict[str, Any] | None = None, **options: Any) -> Hall:
         it = Hall()
-        frontend = WebSocketFrontend(it.serve, it.admit, **options)
+        frontend = WebSocketFrontend(it.serve, it.admit, it.draining, **options)
         it.server = HttpServer(frontend.handle, **(server or {}))
         it.host, it.port = await it.server.start("127.0.0.1", 0, ssl)
         halls.append(it)
