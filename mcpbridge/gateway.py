@@ -29,6 +29,7 @@ from mcpbridge.core.reception import Reception
 from mcpbridge.core.session import Session
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.detection import Detection
+from mcpbridge.discovery.sockets import find_sockets
 from mcpbridge.era import Crossings
 from mcpbridge.execute import Execute
 from mcpbridge.faces import Faces, Front, Frontends, bracketed, explain, public_rules
@@ -214,8 +215,11 @@ class Gateway:
             detector=self._detection.detector if self._detection.enabled else None,
             fallback=config.protocol_detection.fallback_protocol,
         )
-        prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(config.servers) != 1)
-        for spec in config.servers:
+        specs = list(config.servers)
+        if config.backends.stdio.socket_discovery:
+            specs += find_sockets(config.backends.stdio.socket_paths, {spec.name for spec in specs})
+        prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(specs) != 1)
+        for spec in specs:
             if all(getattr(config.backends, endpoint.spoken).enabled for endpoint in spec.endpoints):
                 reach.add(spec, prefix=prefix)
             else:
@@ -320,7 +324,13 @@ class Gateway:
         self._frontends.add(server)
         scheme = "https" if context is not None else "http"
         if config.serves("http"):
-            self._speak("http", f"{scheme}://{bracketed(host)}:{port}", lambda: server.connections, lambda: server.active)
+            here = self._reception.connections  # of the protocols that share the port
+            self._speak(
+                "http",
+                f"{scheme}://{bracketed(host)}:{port}",
+                lambda: max(0, server.connections - here("websocket") - here("sse")),
+                lambda: max(0, server.active - here("sse")),
+            )
         if config.serves("sse"):
             sse, reception = config.protocols.sse, self._reception
             faces.sse = SseFrontend(

@@ -16,7 +16,7 @@ class StdioBackends(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_STDIO_BACKENDS",))] = True
     timeout: Annotated[float, Row(duration(0.001), "connect to a socket or pipe")] = 5.0
-    socket_discovery: Annotated[bool, Row(BOOL, "every socket below socket_paths is a server, named after its file")] = False
+    socket_discovery: Annotated[bool, Row(BOOL, "at start every socket below socket_paths becomes a server")] = False
     socket_paths: Annotated[tuple[str, ...], Row(TEXTS, "directories; a socket whose real path leaves them is refused")] = (
         "/tmp/mcp-servers",  # noqa: S108 - the guide's; what is found is checked
     )

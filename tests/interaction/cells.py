@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -68,15 +69,17 @@ class House:
     """A gateway in front of one server: where its frontends are."""
 
     addresses: dict[str, str]
-    process: object
+    process: subprocess.Popen[str]
 
     async def cell(self, client: End) -> list[str]:
         """Play the script as this client; what failed."""
-        address = self.addresses[client.protocol]
-        if client.protocol == "http":
-            address = f"{address}/mcp"
-        async with open_wire(client.protocol, address.removeprefix("unix://").removeprefix("tcp://"), client.era) as wire:
+        async with open_wire(client.protocol, self.address(client.protocol), client.era) as wire:
             return await play(wire, client.era)
+
+    def address(self, protocol: str) -> str:
+        """Where ``open_wire`` finds a frontend."""
+        address = self.addresses[protocol].removeprefix("unix://").removeprefix("tcp://")
+        return f"{address}/mcp" if protocol == "http" else address
 
 
 @contextlib.contextmanager
@@ -94,19 +97,19 @@ def house(server: End) -> Iterator[House]:
             "MCPBRIDGE_METRICS__ENDPOINT": f"127.0.0.1:{peers.free_port()}",
         }
         with peers.running([*peers.BRIDGE, "gateway", "--server", f"s={target}"], **variables) as process:
-            yield House(_listeners(process), process)
+            yield House(listeners(process), process)
 
 
-def _listeners(process: object) -> dict[str, str]:
+def listeners(process: subprocess.Popen[str]) -> dict[str, str]:
     """The addresses of the line ``gateway ready``."""
     ends = time.monotonic() + peers.START_TIMEOUT
     while time.monotonic() < ends:
-        for line in peers.errors_of(process).splitlines():  # type: ignore[arg-type]
+        for line in peers.errors_of(process).splitlines():
             if '"gateway ready"' in line:
                 found: dict[str, str] = json.loads(line)["listeners"]
                 return found
         time.sleep(0.05)
-    raise peers.PeerFailed(f"the gateway is not ready: {peers.errors_of(process)}")  # type: ignore[arg-type]
+    raise peers.PeerFailed(f"the gateway is not ready: {peers.errors_of(process)}")
 
 
 def run_cells(server: End, clients: tuple[End, ...] = ENDS, at_once: int = 1) -> dict[End, list[str]]:

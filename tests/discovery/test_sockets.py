@@ -1,0 +1,70 @@
+"""Servers found by their sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from mcpbridge.discovery import sockets
+from mcpbridge.discovery.sockets import find_sockets
+
+
+@pytest.fixture
+def listen() -> Iterator[object]:
+    with ExitStack() as stack:
+
+        def make(path: Path) -> str:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(path))
+            return str(path)
+
+        yield make
+
+
+@pytest.mark.requirement("config.gateway.backends.stdio.socket_discovery")
+def test_every_socket_below_a_directory_is_a_server_named_after_its_file(tmp_path, listen) -> None:
+    weather = listen(tmp_path / "weather.sock")
+    deep = listen(tmp_path / "a" / "b" / "my files.v2")
+    (tmp_path / "note.sock").write_text("no socket")
+    os.mkfifo(tmp_path / "pipe.sock")
+    (tmp_path / "nowhere.sock").symlink_to(tmp_path / "gone")
+    found = find_sockets([str(tmp_path), str(tmp_path / "not-there")], ())
+    assert [(spec.name, spec.endpoints[0].url) for spec in found] == [("weather", f"unix://{weather}")]
+    assert deep  # its path has a space, which no address has
+
+
+@pytest.mark.requirement("config.gateway.backends.stdio.socket_paths")
+def test_what_leads_out_of_the_directory_is_left_out(tmp_path, listen) -> None:
+    outside = listen(tmp_path / "outside" / "o.sock")
+    inside = listen(tmp_path / "inside" / "i.sock")
+    (tmp_path / "inside" / "out.sock").symlink_to(outside)
+    (tmp_path / "inside" / "folder").symlink_to(tmp_path / "outside")
+    (tmp_path / "link").symlink_to(tmp_path / "inside")
+    for root in ("inside", "link"):
+        assert [spec.endpoints[0].url for spec in find_sockets([str(tmp_path / root)], ())] == [f"unix://{inside}"]
+
+
+def test_a_name_that_is_taken_stays_with_its_server(tmp_path, listen) -> None:
+    listen(tmp_path / "a.sock")
+    listen(tmp_path / "b.sock")
+    listen(tmp_path / "x" / "b.sock")
+    assert [spec.name for spec in find_sockets([str(tmp_path)], {"a"})] == ["b"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+def test_a_socket_of_another_user_is_left_out(tmp_path, listen) -> None:
+    os.chown(listen(tmp_path / "theirs.sock"), 65534, 65534)
+    assert find_sockets([str(tmp_path)], ()) == []
+
+
+def test_the_search_ends(tmp_path, listen, monkeypatch) -> None:
+    listen(tmp_path / "1" / "2" / "3" / "4" / "deep.sock")
+    listen(tmp_path / "1" / "2" / "3" / "near.sock")
+    assert [spec.name for spec in find_sockets([str(tmp_path)], ())] == ["near"]
+    monkeypatch.setattr(sockets, "MAX_ENTRIES", 0)
+    assert find_sockets([str(tmp_path)], ()) == []

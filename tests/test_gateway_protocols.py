@@ -1,0 +1,119 @@
+"""All five protocols at one gateway: each is there, counted, shown and let go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.interaction.cells import House, listeners
+from tests.interaction.script import Client, Era
+from tests.interaction.wires import open_wire
+from tests.support import peers
+
+PROTOCOLS = ("stdio", "websocket", "http", "sse", "tcp_binary")
+
+
+@contextmanager
+def gateway(folder: Path, **more: str) -> Iterator[tuple[House, str]]:
+    """A gateway with every frontend open, and the address of its management listener."""
+    management = f"127.0.0.1:{peers.free_port()}"
+    variables = {
+        "MCPBRIDGE_SERVER__PORT": "0",
+        "MCPBRIDGE_SERVER__TCP_PORT": "0",
+        "MCPBRIDGE_SERVER__TCP_HEALTH_PORT": "0",
+        "MCPBRIDGE_SERVER__STDIO_SOCKET": f"{folder}/gw.sock",
+        "MCPBRIDGE_SERVER__PROTOCOLS__STDIO__ENABLED": "true",
+        "MCPBRIDGE_SERVER__PROTOCOLS__TCP_BINARY__ENABLED": "true",
+        "MCPBRIDGE_METRICS__ENDPOINT": management,
+        **more,
+    }
+    command = [*peers.BRIDGE, "gateway", "--server", f"demo={sys.executable} -m mcpbridge.demo.stdio"]
+    with peers.running(command, **variables) as process:
+        yield House(listeners(process), process), f"http://{management}"
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def view(url: str) -> Any:
+    return json.loads(read(url))
+
+
+def value(metrics: str, name: str, **labels: str) -> float:
+    """The sample with these labels among others."""
+    wanted = [f'{label}="{text}"' for label, text in labels.items()]
+    lines = [line for line in metrics.splitlines() if line.startswith(name + "{") and all(part in line for part in wanted)]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+async def arrive(stack: AsyncExitStack, house: House, protocol: str, era: Era = "legacy") -> Client:
+    """A client that has said hello."""
+    client = Client(await stack.enter_async_context(open_wire(protocol, house.address(protocol), era)), era)
+    listening = asyncio.ensure_future(client.listen())
+    stack.callback(listening.cancel)
+    if era == "legacy":
+        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+        await client.end(client.begin("initialize", protocolVersion="2025-11-25", clientInfo=hello["clientInfo"]))
+        await client.wire.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+    return client
+
+
+@pytest.mark.requirement(
+    "http.gateway.health.protocols",
+    "http.gateway.health.stdio",
+    "http.gateway.health.websocket",
+    "http.gateway.health.sse",
+    "http.gateway.health.tcp_binary",
+    "http.gateway.health.ws",
+)
+async def test_every_protocol_is_there_counted_shown_and_let_go(tmp_path: Path) -> None:
+    with gateway(tmp_path) as (house, management):
+        assert set(house.addresses) == set(PROTOCOLS)
+        async with AsyncExitStack() as stack:
+            clients = {protocol: await arrive(stack, house, protocol) for protocol in PROTOCOLS}
+            for protocol, client in clients.items():
+                names = [tool["name"] for tool in (await client.ask("tools/list"))["tools"]]
+                assert names, protocol
+            await asyncio.sleep(1.1)  # a snapshot is at most a second old
+            whole = await asyncio.to_thread(view, f"{management}/health/protocols")
+            assert ([part["name"] for part in whole["protocols"]], whole["healthy"]) == (list(PROTOCOLS), True)
+            for protocol in PROTOCOLS:
+                part = await asyncio.to_thread(view, f"{management}/health/{protocol}")
+                assert (part["enabled"], part["healthy"], part["state"]) == (True, True, "ok")
+                assert part["frontend"]["listening"] and part["frontend"]["connections"] >= 1, part
+                assert part["frontend"]["address"] == house.addresses[protocol]
+                assert part["requests_per_sec"] is not None
+            assert (await asyncio.to_thread(view, f"{management}/health/ws"))["name"] == "websocket"
+            text = await asyncio.to_thread(read, f"{management}/metrics")
+            for protocol in PROTOCOLS:
+                assert value(text, "mcp_gateway_requests_total", protocol=protocol, status="200") >= 2, protocol
+                connected = [
+                    value(text, "mcp_gateway_connections_total", protocol=protocol, state=s) for s in ("idle", "active")
+                ]
+                assert sum(connected) >= 1, protocol
+            house.process.terminate()
+            assert await asyncio.to_thread(house.process.wait, 15) == 0
+    assert not (tmp_path / "gw.sock").exists()
+
+
+async def test_what_is_switched_off_is_disabled_and_what_cannot_listen_is_down(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        with suppress(OSError):  # somebody else has it: as good
+            taken = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 8444)
+            await stack.enter_async_context(taken)
+        with gateway(tmp_path, MCPBRIDGE_SERVER__TCP_PORT="", MCPBRIDGE_SERVER__PROTOCOLS__SSE__ENABLED="false") as (house, at):
+            assert set(house.addresses) == {"stdio", "websocket", "http"}
+            parts = {part["name"]: part for part in (await asyncio.to_thread(view, f"{at}/api/v1/status"))["protocols"]}
+            assert (parts["sse"]["state"], parts["sse"]["enabled"]) == ("disabled", False)
+            assert (parts["tcp_binary"]["state"], parts["tcp_binary"]["reason"]) == ("down", "its listener is not open")
