@@ -7,12 +7,20 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mcpbridge.core.exchange import NoReply
+from mcpbridge.errors import BridgeError
+from mcpbridge.transports.websocket.dial import dial
+from mcpbridge.wire.envelope import parse
+from mcpbridge.wire.message import Request
+from tests.support.certificates import make_tls
 from tests.support.frames import BINARY, TEXT, Frame, close
-from tests.support.peers import execute
+from tests.support.peers import execute, free_port
 from tests.support.raw import modern_meta, request
 from tests.support.websocket_gateway import ALICE, LIMIT, Gateway, ask, open_session, say, started
 
@@ -140,6 +148,78 @@ async def test_draining_answers_what_is_in_flight_and_says_1001(tmp_path: Path):
             busy.send(close(1001))
             assert await idle.end() == await busy.end() == ([], None)
             assert await asyncio.to_thread(gateway.process.wait, 10) == 0
+
+
+async def test_a_server_behind_websocket_that_dies_and_comes_back_is_told_in_coded_errors_and_reached_again(tmp_path: Path):
+    begin = contextmanager(started)
+    port, far, near = free_port(), tmp_path / "far", tmp_path / "near"
+    far.mkdir()
+    near.mkdir()
+    server = {"name": "far", "url": f"ws://127.0.0.1:{port}/ws/one", "headers": {"Authorization": f"Bearer {ALICE}"}}
+    call = request("a", "tools/call", name="echo", arguments={}, _meta=modern_meta())
+    wait = request("b", "tools/call", name="echo", arguments={"wait": 30, "file": str(tmp_path / "x")}, _meta=modern_meta())
+    with begin(near, servers=[server]) as gateway:
+        async with gateway.client("/ws") as peer:
+            with begin(far, port=port) as other:
+                assert "result" in await ask(peer, call)
+                say(peer, wait)
+                async with gateway.client("/ws") as second:
+                    assert "result" in await ask(second, call)
+                other.process.kill()
+                lost = json.loads(await peer.message())
+            assert (lost["id"], lost["error"]["data"]["reason"], lost["error"]["code"]) == ("b", "stream_closed", 1006)
+            refused = (await ask(peer, call))["error"]
+            assert (refused["code"], refused["data"]["retryable"]) == (1004, True)
+            assert refused["message"].startswith("websocket: connection refused")
+            with begin(far, port=port):
+                async with asyncio.timeout(10):
+                    while "error" in (answer := await ask(peer, call)):
+                        assert answer["error"]["code"] == 1004
+                        await asyncio.sleep(0.05)
+
+
+async def test_from_our_dialler_to_our_gateway_over_tls(tmp_path: Path):
+    tls = make_tls(tmp_path)
+    files = {"enabled": True, "cert_file": str(tls.server_cert), "key_file": str(tls.server_key)}
+    with contextmanager(started)(tmp_path, tls=files) as gateway:
+        url, trusted = f"wss://localhost:{gateway.port}/ws/one", tls.calling()
+        inbox = Listening()
+        headers = {"authorization": f"Bearer {ALICE}"}
+        upstream = await dial("far", spawn, url, headers=lambda: headers, ssl=trusted)("modern", inbox)
+        call = parse(json.dumps(request("a", "tools/call", name="echo", arguments={}, _meta=modern_meta())).encode())
+        assert isinstance(call, Request)
+        async with asyncio.timeout(10):
+            assert (await upstream.call(call, NoReply())).result is not None
+            gateway.process.send_signal(signal.SIGTERM)
+            await inbox.over.wait()
+            assert "1001" in str(inbox.cause)
+            await upstream.close()
+            assert await asyncio.to_thread(gateway.process.wait, 10) == 0
+        with pytest.raises(BridgeError) as caught:
+            await dial("far", spawn, url, ssl=trusted)("modern", inbox)
+        assert (caught.value.reason, caught.value.sent) == ("websocket_refused", False)
+
+
+class Listening:
+    """Hears of the end."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.cause: BaseException | None = None
+
+    def notified(self, notification: Any) -> None:
+        return None
+
+    async def asked(self, request: Any) -> Any:
+        raise BridgeError("method_not_found")
+
+    def closed(self, cause: BaseException | None) -> None:
+        self.cause = cause
+        self.over.set()
+
+
+def spawn(work: Any) -> asyncio.Task[None]:
+    return asyncio.get_running_loop().create_task(work)
 
 
 @pytest.mark.slow

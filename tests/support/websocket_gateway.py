@@ -81,9 +81,12 @@ class Gateway:
             return await peer.head()
 
 
-def started(folder: Path, *, auth: dict[str, Any] | None = None, **server: Any) -> Iterator[Gateway]:
+def started(
+    folder: Path, *, auth: dict[str, Any] | None = None, servers: list[Any] | None = None, port: int = 0, **server: Any
+) -> Iterator[Gateway]:
+    """A gateway in front of the servers ``one`` and ``two``, or of these; ``auth`` and ``server`` are added to its file."""
     (folder / "echo.py").write_text(SERVER)
-    port = free_port()
+    port = port or free_port()
     own = {"command": sys.executable, "args": [str(folder / "echo.py")]}
     config = {
         "server": {
@@ -101,7 +104,7 @@ def started(folder: Path, *, auth: dict[str, Any] | None = None, **server: Any) 
             ],
             **(auth or {}),
         },
-        "servers": [{"name": "one", **own}, {"name": "two", **own}],
+        "servers": servers or [{"name": "one", **own}, {"name": "two", **own}],
     }
     path = folder / "gateway.yaml"
     path.write_text(json.dumps(config))
