@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.interaction.cells import House, listeners
+from tests.interaction.cells import House, gateway_to
 from tests.interaction.script import Client, Era
 from tests.interaction.wires import open_wire
 from tests.support import peers
@@ -25,19 +25,9 @@ PROTOCOLS = ("stdio", "websocket", "http", "sse", "tcp_binary")
 def gateway(folder: Path, **more: str) -> Iterator[tuple[House, str]]:
     """A gateway with every frontend open, and the address of its management listener."""
     management = f"127.0.0.1:{peers.free_port()}"
-    variables = {
-        "MCPBRIDGE_SERVER__PORT": "0",
-        "MCPBRIDGE_SERVER__TCP_PORT": "0",
-        "MCPBRIDGE_SERVER__TCP_HEALTH_PORT": "0",
-        "MCPBRIDGE_SERVER__STDIO_SOCKET": f"{folder}/gw.sock",
-        "MCPBRIDGE_SERVER__PROTOCOLS__STDIO__ENABLED": "true",
-        "MCPBRIDGE_SERVER__PROTOCOLS__TCP_BINARY__ENABLED": "true",
-        "MCPBRIDGE_METRICS__ENDPOINT": management,
-        **more,
-    }
-    command = [*peers.BRIDGE, "gateway", "--server", f"demo={sys.executable} -m mcpbridge.demo.stdio"]
-    with peers.running(command, **variables) as process:
-        yield House(listeners(process), process), f"http://{management}"
+    socket = {"MCPBRIDGE_SERVER__STDIO_SOCKET": f"{folder}/gw.sock", "MCPBRIDGE_METRICS__ENDPOINT": management}
+    with gateway_to(f"{sys.executable} -m mcpbridge.demo.stdio", **socket, **more) as house:
+        yield house, f"http://{management}"
 
 
 def read(url: str) -> str:

@@ -54,14 +54,21 @@ def server_of(end: End) -> Iterator[str]:
             with peers.own_http(end.era) as url:
                 yield url
         case _:
-            with peers.running([sys.executable, RELAY, "--over", end.protocol, "--", *command, "--stdio"]) as process:
-                assert process.stdout
-                line = process.stdout.readline()
-                assert line, peers.errors_of(process)
-                port = json.loads(line)["port"]
+            with relayed(end.protocol, [*command, "--stdio"]) as port:
                 yield {"websocket": f"ws://127.0.0.1:{port}/", "sse": f"sse://127.0.0.1:{port}/sse"}.get(
                     end.protocol, f"tcp://127.0.0.1:{port}"
                 )
+
+
+@contextlib.contextmanager
+def relayed(over: str, command: list[str]) -> Iterator[int | str]:
+    """The port, or the path, where a stdio server is reached by another transport."""
+    with peers.running([sys.executable, RELAY, "--over", over, "--", *command]) as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line, peers.errors_of(process)
+        (place,) = json.loads(line).values()
+        yield place
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,14 @@ class House:
 @contextlib.contextmanager
 def house(server: End) -> Iterator[House]:
     """A running gateway with every frontend open, in front of one server. Raises PeerFailed."""
-    with server_of(server) as target, tempfile.TemporaryDirectory(prefix="house-") as folder:
+    with server_of(server) as target, gateway_to(target) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def gateway_to(target: str, **more: str) -> Iterator[House]:
+    """A running gateway with every frontend open, in front of the server ``target`` (as ``--server`` takes it)."""
+    with tempfile.TemporaryDirectory(prefix="house-") as folder:
         variables = {
             "MCPBRIDGE_SERVER__PORT": "0",
             "MCPBRIDGE_SERVER__TCP_PORT": "0",
@@ -95,6 +109,7 @@ def house(server: End) -> Iterator[House]:
             "MCPBRIDGE_SERVER__PROTOCOLS__TCP_BINARY__ENABLED": "true",
             "MCPBRIDGE_SERVER__SECURITY__MAX_REQUEST_SIZE": "2MiB",
             "MCPBRIDGE_METRICS__ENDPOINT": f"127.0.0.1:{peers.free_port()}",
+            **more,
         }
         with peers.running([*peers.BRIDGE, "gateway", "--server", f"s={target}"], **variables) as process:
             yield House(listeners(process), process)

@@ -1,6 +1,6 @@
 """Puts a stdio server behind another transport: each connection gets a server process of its own, messages pass as they are.
 
-    relay.py --over tcp_binary|websocket|sse -- COMMAND ARGS        prints {"port": N}
+    relay.py --over tcp_binary|websocket|sse|unix -- COMMAND ARGS        prints {"port": N}, or {"path": P}
 
 Nothing here is the bridge's: frames are made by ``struct`` and ``websockets``, streams by ``aiohttp``; the servers are official
 SDKs. So every transport that has no SDK of its own has a real server at its end all the same.
@@ -13,6 +13,7 @@ import asyncio
 import json
 import struct
 import sys
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -145,7 +146,31 @@ async def over_sse(command: list[str]) -> int:
     return int(runner.addresses[0][1])
 
 
-OVER = {"tcp_binary": over_tcp, "websocket": over_websocket, "sse": over_sse}
+async def over_unix(command: list[str]) -> str:
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def listen(server: Server) -> None:
+            while line := await reader.readline():
+                await server.say(line)
+
+        async def write(message: bytes) -> None:
+            writer.write(message + b"\n")
+            await writer.drain()
+
+        async with serving(command) as server:
+            await joined(listen(server), server.hear(write))
+        writer.close()
+
+    path = f"{tempfile.mkdtemp(prefix='relay-')}/server.sock"
+    await asyncio.start_unix_server(connected, path, limit=LIMIT)
+    return path
+
+
+OVER: dict[str, Callable[[list[str]], Awaitable[int | str]]] = {
+    "tcp_binary": over_tcp,
+    "websocket": over_websocket,
+    "sse": over_sse,
+    "unix": over_unix,
+}
 
 
 async def main() -> None:
@@ -153,8 +178,8 @@ async def main() -> None:
     parser.add_argument("--over", choices=OVER, required=True)
     parser.add_argument("command", nargs="+")
     chosen = parser.parse_args()
-    port = await OVER[chosen.over](chosen.command)
-    print(json.dumps({"port": port}), flush=True)
+    place = await OVER[chosen.over](chosen.command)
+    print(json.dumps({"port" if isinstance(place, int) else "path": place}), flush=True)
     await asyncio.get_running_loop().create_future()
 
 

@@ -219,6 +219,31 @@ class Posts(Duplex):
 
 
 @asynccontextmanager
+async def open_command(command: str, *reading: str) -> AsyncIterator[Wire]:
+    """A client at the stdin and stdout of a shell command, or at those of two (``reading`` is the one it listens to)."""
+    pipe = asyncio.subprocess.PIPE
+    first = await asyncio.create_subprocess_shell(f"exec {command}", stdin=pipe, stdout=pipe, limit=LIMIT)
+    processes = [first]
+    for other in reading:
+        processes.append(await asyncio.create_subprocess_shell(f"exec {other}", stdout=pipe, limit=LIMIT))
+    reader, writer = processes[-1].stdout, first.stdin
+    assert reader is not None and writer is not None
+    wire = Lines(reader, writer)
+    listening = asyncio.create_task(wire.listen())
+    try:
+        yield wire
+    finally:
+        listening.cancel()
+        writer.close()
+        for process in processes:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        with suppress(asyncio.CancelledError, ConnectionError):
+            await listening
+
+
+@asynccontextmanager
 async def open_wire(protocol: str, address: str, era: str) -> AsyncIterator[Wire]:
     """A client at a frontend of the gateway. ``address``: a path, a URL, or ``host:port`` for TCP."""
     timeout = aiohttp.ClientTimeout(total=60)
