@@ -19,7 +19,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHandshake
-from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.protocol import OPEN
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
@@ -32,16 +31,12 @@ from mcpbridge.errors import BridgeError
 from mcpbridge.proxies import Proxy
 from mcpbridge.transports.http1.dial import raise_dial_error
 from mcpbridge.transports.proxy import Route
+from mcpbridge.transports.websocket import deflate
 from mcpbridge.transports.websocket.connection import CONTROL, WebSocketConnection
 from mcpbridge.wire.http1 import HttpError, encode_fields, parse_response
 
 MAX_HEAD: Final = 65536  # bytes of the answer's head, interim ones included
 MCP: Final = Subprotocol("mcp")
-_DEFLATE: Final = [
-    ClientPerMessageDeflateFactory(
-        server_no_context_takeover=True, client_no_context_takeover=True, compress_settings={"memLevel": 5}
-    )
-]
 _SCHEMES: Final = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 
@@ -94,7 +89,7 @@ async def connect(
 ) -> WebSocketConnection:
     """An open WebSocket. No timeout of its own: cancel the task. Raises OSError of the network, BridgeError of the answer."""
     protocol = ClientProtocol(
-        uri, subprotocols=[MCP], extensions=_DEFLATE if compression else None, max_size=max_message + CONTROL
+        uri, subprotocols=[MCP], extensions=deflate.CLIENT if compression else None, max_size=max_message + CONTROL
     )
     request = protocol.connect()
     try:
@@ -124,6 +119,7 @@ async def connect(
         else:
             sock.close()
         raise
+    protocol.extensions = [deflate.Bounded(extension) for extension in protocol.extensions]
     connection = WebSocketConnection(protocol, max_message)
     transport.set_protocol(connection)
     connection.connection_made(transport)

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Final
 
 from websockets.datastructures import Headers
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode
 from websockets.http11 import Request
 from websockets.protocol import OPEN
@@ -25,20 +24,12 @@ from websockets.typing import Subprotocol
 from mcpbridge.core.duplex import Admit, Arrival, Serve
 from mcpbridge.errors import BridgeError, to_wire
 from mcpbridge.transports.http1.server import HttpRequest, Responder
+from mcpbridge.transports.websocket import deflate
 from mcpbridge.transports.websocket.connection import CONTROL, WebSocketConnection
 from mcpbridge.wire import message as m
 
 VERSION: Final = "13"
 MCP: Final = Subprotocol("mcp")
-_DEFLATE: Final = [
-    # Without taking over contexts an idle connection holds no compressor, and a small window bounds a busy one.
-    ServerPerMessageDeflateFactory(
-        server_no_context_takeover=True,
-        client_no_context_takeover=True,
-        server_max_window_bits=12,
-        compress_settings={"memLevel": 5},
-    )
-]
 _HANDSHAKE_ONLY: Final = ("connection", "upgrade")  # not of interest once it is one; nor are those named sec-websocket-*
 
 
@@ -55,7 +46,7 @@ class WebSocketFrontend:
         self._admit = admit
         self._draining = draining
         self._max_message = max_message
-        self._extensions = _DEFLATE if compression else None
+        self._extensions = deflate.SERVER if compression else None
 
     async def handle(self, request: HttpRequest, responder: Responder, server: str | None = None) -> None:
         """Answer a request to a WebSocket endpoint, and talk with its client to the end. ``server``: the one it names."""
@@ -85,7 +76,7 @@ class WebSocketFrontend:
             await _refuse(responder, error)
             return
         protocol = ServerProtocol(state=OPEN, max_size=self._max_message + CONTROL)
-        protocol.extensions = negotiation.extensions
+        protocol.extensions = [deflate.Bounded(extension) for extension in negotiation.extensions]
         protocol.subprotocol = negotiation.subprotocol
         connection = WebSocketConnection(protocol, self._max_message, self._goodbye)
         fields = [field for field in answer.headers.raw_items() if field[0].lower().startswith(("upgrade", "sec-"))]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import zlib
 
 import pytest
+from websockets.uri import parse_uri
 
 from mcpbridge.errors import BridgeError
+from mcpbridge.transports.proxy import Route
 from mcpbridge.transports.websocket import connection as module
+from mcpbridge.transports.websocket import deflate, dial
 from tests.support.frames import CLOSE, CONT, PING, PONG, TEXT, Frame, RawPeer, close, fragments
-from tests.transports.websocket.conftest import Hall, Open, Pair
+from tests.transports.websocket.conftest import Hall, Open, Pair, Talk
 
 
 async def ended(talk) -> BaseException:
@@ -302,6 +306,36 @@ async def test_inflated_bytes_count_against_the_limit_and_a_bomb_is_not_inflated
     peer.send(Frame(TEXT, deflated(b"\0" * (1 << 26)), rsv=4))
     assert (await peer.frame()).payload[:2] == (1009).to_bytes(2)
     await ended(it.talks[0])
+
+
+async def test_what_inflates_beyond_reason_is_a_bomb_also_below_the_limit(hall: Open):
+    it, peer = await compressed(hall)
+    noise = random.Random(1).randbytes(40_000).hex().encode()  # does not shrink to less than half
+    for whole, code in ((noise * 20, None), (b" " * deflate.FREE, None), (b" " * (3 << 20), 1009)):
+        peer.send(Frame(TEXT, deflated(whole), rsv=4))
+        frame = await peer.frame()
+        if code is None:
+            assert frame.rsv == 4
+        else:
+            assert frame.payload[:2] == code.to_bytes(2)
+    await ended(it.talks[0])
+    assert [len(message) for message in it.talks[0].messages] == [1_600_000, deflate.FREE]
+
+
+async def test_a_dialler_that_offers_compression_speaks_it(hall: Open):
+    it = await hall(compression=True)
+    uri = parse_uri(f"ws://127.0.0.1:{it.port}/ws")
+    talk = Talk()
+    talk.is_echo = False
+    talk.begin(await dial.connect(uri, Route(uri.host, uri.port), None, {}, 1 << 24, True))
+    assert talk.connection._protocol.extensions
+    for message in (b"{}", b"x" * (2 << 20), noisy := random.Random(2).randbytes(200_000).hex().encode()):
+        talk.connection.send(message)
+    async with asyncio.timeout(5):
+        while len(talk.messages) < 3:
+            await asyncio.sleep(0)
+    assert talk.messages == [b"{}", b"x" * (2 << 20), noisy]
+    await talk.connection.close()
 
 
 async def test_rubbish_in_the_place_of_compressed_bytes_is_1002(hall: Open):
