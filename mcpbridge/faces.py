@@ -88,7 +88,7 @@ class Frontends:
     def told(self, *, listening: bool) -> dict[str, Frontend]:
         """What the Snapshot says of them."""
         told = {name: Frontend(listening, front.address, front.connections()) for name, front in self._fronts.items()}
-        return told | {name: Frontend(False) for name in self._missed}
+        return {name: Frontend(False) for name in self._missed} | told
 
     def stop_accepting(self) -> None:
         for listener in self._listeners:

@@ -19,7 +19,17 @@ STDLIB = sys.stdlib_module_names
 CELLAR = ("config", "observe", "errors", "secrets", "seal", "outbound", "proxies")
 ROOMS = ("transports", "detect", "era", "policies", "discovery", "stores", "credentials", "clients", "checks", "demo")
 WIRINGS = ("router", "gateway", "workers")
-ATTIC = ("bridge", "detection", "wiring", "execute", "status", "faces", "management", "errand")  # what the wirings share
+ATTIC = (
+    "bridge",
+    "detection",
+    "wiring",
+    "execute",
+    "status",
+    "faces",
+    "listeners",
+    "management",
+    "errand",
+)  # what the wirings share
 #: floor or room -> what of our own it may import (its own files always). Nothing else may be imported.
 FLOORS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(CELLAR, CELLAR),
