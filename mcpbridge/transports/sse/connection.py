@@ -1,7 +1,7 @@
 """SseConnection: the two halves of HTTP+SSE as one Connection towards a server. Events come in, messages go out by POST.
 
-POSTs travel beside each other, but a message waits a moment for those before it where the order matters: a notification for
-everything (a cancel that overtakes its request cancels nothing), everything else for notifications (`initialized` comes first).
+POSTs travel beside each other, but a message waits a moment where the order matters: each for the notification before it
+(`initialized` comes first), and a cancel for its request (one that overtakes it cancels nothing).
 
 Source: MCP 2024-11-05 basic/transports; mcp-eras sections 1.4 and 8; contract ``error.sse-closed``.
 """
@@ -24,8 +24,10 @@ from mcpbridge.wire.message import RequestId
 from mcpbridge.wire.sse import SseEvent
 
 _log = log("sse")
-ORDER_TIME: Final = 1.0  # seconds a message waits until those before it are taken
+ORDER_TIME: Final = 1.0  # seconds a message waits until one before it is taken
 TAKE_TIME: Final = 30.0  # seconds a server may take to say 202; some answer only when the call is over
+MAX_TELLING: Final = 20  # POSTs at once that are no requests: each takes a connection of its own when none is free
+MAX_WAITING: Final = 200  # of them waiting for their turn; then the stream is not read on, for what comes there begets them
 CLOSE_TIME: Final = 1.0  # seconds the reader of a stream has to end
 
 Events = AsyncGenerator[list[SseEvent], None]
@@ -41,7 +43,16 @@ class _Kind(msgspec.Struct):
     method: str | None = None
 
 
+class _Params(msgspec.Struct):
+    request: RequestId = msgspec.field(name="requestId")
+
+
+class _Cancelled(msgspec.Struct):
+    params: _Params
+
+
 _kind = msgspec.json.Decoder(_Kind).decode
+_cancelled = msgspec.json.Decoder(_Cancelled).decode
 
 
 class SseConnection:
@@ -71,8 +82,13 @@ class SseConnection:
         self._on_message: Callable[[bytes], None]
         self._on_close: Callable[[BaseException | None], None]
         self._reader: asyncio.Task[None] | None = None
-        self._posts: set[asyncio.Task[None]] = set()
-        self._notes: set[asyncio.Task[None]] = set()  # those of the posts that carry notifications
+        self._requests: dict[RequestId, asyncio.Task[None]] = {}  # POSTs under way
+        self._told: set[asyncio.Task[None]] = set()  # those of notifications and answers
+        self._last_note: asyncio.Task[None] | None = None
+        self._turns = asyncio.Semaphore(MAX_TELLING)
+        self._has_room = asyncio.Event()  # few wait to be told
+        self._has_room.set()
+        self._is_refused = False  # the newest of them was, which is logged once
         self._reading = asyncio.Event()
         self._reading.set()
         self._is_over = False
@@ -86,19 +102,38 @@ class SseConnection:
         if self._is_over:
             raise ConnectionResetError(f"the stream of server {self._name!r} has ended")
         kind = _kind(data)
-        is_note = kind.id is None and kind.method is not None
         request = kind.id if kind.method is not None else None
-        task = self._spawn(self._post(data, request, set(self._posts if is_note else self._notes)))
-        self._posts.add(task)
-        task.add_done_callback(self._posts.discard)
-        if is_note:
-            self._notes.add(task)
-            task.add_done_callback(self._notes.discard)
+        before = [] if self._last_note is None else [self._last_note]
+        if kind.method == "notifications/cancelled" and (post := self._post_of_cancelled(data)) is not None:
+            before.append(post)
+        task = self._spawn(self._post(data, request, before))
+        if request is not None:
+            self._requests[request] = task
+            task.add_done_callback(lambda _task: self._requests.pop(request, None))
+            return
+        if kind.method is not None:
+            self._last_note = task
+        self._told.add(task)
+        task.add_done_callback(self._was_told)
+        if len(self._told) > MAX_WAITING:
+            self._has_room.clear()
 
     async def drain(self) -> None:
-        """Wait until the server has taken what was sent, as long as order is worth."""
-        if self._posts:
-            await asyncio.wait(set(self._posts), timeout=ORDER_TIME)
+        """Wait while many messages wait to be told."""
+        await self._has_room.wait()
+
+    def _post_of_cancelled(self, data: bytes) -> asyncio.Task[None] | None:
+        try:
+            return self._requests.get(_cancelled(data).params.request)
+        except msgspec.DecodeError:
+            return None  # it is about something else
+
+    def _was_told(self, task: asyncio.Task[None]) -> None:
+        self._told.discard(task)
+        if task is self._last_note:
+            self._last_note = None
+        if len(self._told) <= MAX_WAITING:
+            self._has_room.set()
 
     def pause(self) -> None:
         self._reading.clear()
@@ -108,9 +143,9 @@ class SseConnection:
 
     async def close(self) -> None:
         self._is_over = True
-        for task in [*self._posts, *([self._reader] if self._reader is not None else [])]:
-            task.cancel("the conversation is closed")
+        self._cancel_posts()
         if self._reader is not None:
+            self._reader.cancel("the conversation is closed")
             await asyncio.wait([self._reader], timeout=CLOSE_TIME)
         if self._reader is None or self._reader.done():
             await self._events.aclose()
@@ -133,33 +168,45 @@ class SseConnection:
             if event.event == "message" and event.data:
                 if not self._reading.is_set():
                     await self._reading.wait()
+                if not self._has_room.is_set():
+                    await self._has_room.wait()
                 self._on_message(event.data)
+        await asyncio.sleep(0)  # what they set off comes before the next ones
 
     def _end(self, cause: BaseException | None) -> None:
         if not self._is_over:
             self._is_over = True
-            for task in list(self._posts):
-                task.cancel("the stream has ended")
+            self._cancel_posts()
             if cause is not None:
                 self.on_lost()
             self._on_close(cause)
 
+    def _cancel_posts(self) -> None:
+        for task in [*self._requests.values(), *self._told]:
+            task.cancel("the stream has ended")
+
     # Up
 
-    async def _post(self, data: bytes, request: RequestId | None, before: set[asyncio.Task[None]]) -> None:
+    async def _post(self, data: bytes, request: RequestId | None, before: list[asyncio.Task[None]]) -> None:
         """Deliver one message. ``request``: its id when it is a request, whose call fails when it is not taken."""
         if before:
             await asyncio.wait(before, timeout=ORDER_TIME)
         try:
-            async with asyncio.timeout(TAKE_TIME):
-                await self._deliver(data, queued=request is not None)
+            if request is not None:
+                async with asyncio.timeout(TAKE_TIME):
+                    await self._deliver(data, queued=True)
+            else:
+                async with self._turns, asyncio.timeout(TAKE_TIME):
+                    await self._deliver(data, queued=False)
+                self._is_refused = False
         except TimeoutError:
             _log.debug("a POST is not answered", server=self._name)  # it may have been taken: the stream will tell
         except BridgeError as error:
             failure = BridgeError(error.reason, error.detail, sent=error.sent, **({"server": self._name} | error.data))
             if request is not None:
                 self.on_refused(request, failure)
-            else:
+            elif not self._is_refused:
+                self._is_refused = True
                 _log.warn("server did not take a message", server=self._name, reason=str(failure))
             if error.reason == "backend_session_lost":
                 self._lose(failure)

@@ -30,11 +30,15 @@ class SseServer:
         self.targets: list[str] = []
         self.on_post: Callable[[Any], Awaitable[bytes]] = self._answered
         self.opened = 0
+        self.connections = 0
+        self.most = 0  # connections at once
         self.closed = 0
         self.errors: list[Exception] = []
         self._streams: list[asyncio.StreamWriter] = []
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.most = max(self.most, self.connections)
         try:
             while True:
                 head, body = await read_request(reader)
@@ -54,6 +58,7 @@ class SseServer:
         except Exception as error:
             self.errors.append(error)
         finally:
+            self.connections -= 1
             writer.close()
 
     async def _answered(self, message: Any) -> bytes:

@@ -252,6 +252,27 @@ async def test_a_server_that_answers_a_post_only_when_the_call_is_over_is_not_wa
     await upstream.close()
 
 
+@pytest.mark.parametrize("takes", [True, False])
+async def test_a_flood_of_questions_costs_few_connections_and_stops_the_reading(server, talk, bounded, takes):
+    stop = asyncio.Event()
+
+    async def never_done(message):
+        if not takes and message.get("method") != "ping":
+            await stop.wait()
+        return await server._answered(message)
+
+    server.on_post = never_done
+    upstream = await talk()
+    flood = b"".join(b'data: {"jsonrpc":"2.0","id":%d,"method":"roots/list"}\n\n' % id for id in range(2000))
+    server.write(flood)
+    await until(lambda: len(server.posted) == (2000 if takes else connection.MAX_TELLING))
+    await bounded(upstream.call(request(1, "ping"), QUIET)) if takes else None
+    assert server.most <= connection.MAX_TELLING + 2
+    assert takes or len(upstream._connection._told) > connection.MAX_WAITING  # and it is not read on
+    stop.set()
+    await upstream.close()
+
+
 # -- how it ends
 
 
