@@ -23,7 +23,8 @@ from mcpbridge.config.problems import ConfigError, Problem
 from mcpbridge.config.protocols import SECURE, rescheme
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.core.detect import Target
-from mcpbridge.core.ports import Dial
+from mcpbridge.core.exchange import Era
+from mcpbridge.core.ports import Dial, Inbox, Upstream
 from mcpbridge.core.server import Server
 from mcpbridge.detect.detector import Detector
 from mcpbridge.detect.dial import DetectedDial
@@ -139,7 +140,15 @@ class Reach:
             "tcp_binary": self._tcp,
             "sse": self._stream,
         }[protocol]
-        return dial(name, endpoint)
+        if "${secret:" not in endpoint.url:
+            return dial(name, endpoint)
+
+        async def late(era: Era, inbox: Inbox) -> Upstream:
+            """An address with a secret in it is known when the server is reached."""
+            known = msgspec.structs.replace(endpoint, url=resolve_endpoint(endpoint).url)
+            return await dial(name, known)(era, inbox)
+
+        return late
 
     def _child(self, name: str, endpoint: EndpointSpec) -> Dial:
         return dial_stdio(
