@@ -85,7 +85,7 @@ BANNED = {
     "common",
     "constants",
 }
-FAST_DOOR = ("textual", "rich", "redis", "prometheus_client", "keyring", "aiohttp")
+FAST_DOOR = ("textual", "rich", "redis", "prometheus_client", "keyring", "aiohttp", "websockets")
 
 
 @dataclass(frozen=True)

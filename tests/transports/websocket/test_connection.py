@@ -88,7 +88,7 @@ async def test_a_message_of_endless_fragments_is_1008(pair: Pair, monkeypatch):
 async def test_many_small_frames_in_one_piece_leave_turns_to_others(pair: Pair):
     peer, talk = await pair()
     talk.is_echo = False
-    peer.send(*[Frame(TEXT, b"{}")] * 20_000)
+    peer.write(Frame(TEXT, b"{}").encode(mask=peer.is_client) * 20_000)
     turns = 0
     async with asyncio.timeout(5):
         while len(talk.messages) < 20_000:
