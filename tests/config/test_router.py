@@ -79,15 +79,19 @@ SERVERS = """\
       - {name: a, command: x}
       - {name: b, url: ws://h/ws}
       - {name: c, endpoints: [{url: http://h/mcp}, {url: tcp://h:1}]}
+      - {name: d, url: sse://h/sse}
     """
 
 
+@pytest.mark.requirement("env.MCP_DIRECT_STDIO_ENABLED", "env.MCP_DIRECT_HTTP_ENABLED", "env.MCP_DIRECT_SSE_ENABLED")
+@pytest.mark.requirement("env.MCP_DIRECT_WEBSOCKET_ENABLED", "env.MCP_DIRECT_TCP_BINARY_ENABLED")
 @pytest.mark.parametrize(
     ("variables", "names"),
     [
-        ({}, ["a", "b", "c"]),
-        ({"MCP_DIRECT_STDIO_ENABLED": "false"}, ["b", "c"]),
-        ({"MCP_DIRECT_HTTP_ENABLED": "no", "MCP_DIRECT_TCP_BINARY_ENABLED": "0"}, ["a", "b"]),
+        ({}, ["a", "b", "c", "d"]),
+        ({"MCP_DIRECT_STDIO_ENABLED": "false"}, ["b", "c", "d"]),
+        ({"MCP_DIRECT_HTTP_ENABLED": "no", "MCP_DIRECT_TCP_BINARY_ENABLED": "0"}, ["a", "b", "d"]),
+        ({"MCP_DIRECT_SSE_ENABLED": "0", "MCP_DIRECT_WEBSOCKET_ENABLED": "0"}, ["a", "c"]),
         ({"MCPBRIDGE_DIRECT_CLIENTS__PROTOCOLS": "websocket", "MCP_DIRECT_STDIO_ENABLED": "true"}, ["b"]),
     ],
 )

@@ -86,6 +86,7 @@ def test_a_bad_boolean_names_its_variable() -> None:
     "env.MCP_DIRECT_CLIENTS_ENABLED",
     "env.MCP_GATEWAY_STDIO_BACKENDS",
     "env.MCP_GATEWAY_HTTP_BACKENDS",
+    "env.MCP_GATEWAY_SSE_BACKENDS",
     "env.JWT_SECRET",
     "env.MCPBRIDGE_SEAL_KEY",
 )
@@ -96,13 +97,15 @@ def test_variables_of_the_guide_set_their_keys(write: Write) -> None:
     env = {
         "MCP_GATEWAY_STDIO_BACKENDS": "0",
         "MCP_GATEWAY_HTTP_BACKENDS": "off",
+        "MCP_GATEWAY_SSE_BACKENDS": "no",
         "JWT_SECRET": SECRET,
         "MCPBRIDGE_SEAL_KEY": SECRET[::-1],
     }
     path = write("server: {port: 5}\nauth: {type: none}\n")
     found = gateway(None, {**env, "MCPBRIDGE_CONFIG": path})
     assert found.path == path and found.config.server.port == 5
-    assert (found.config.backends.stdio.enabled, found.config.backends.http.enabled) == (False, False)
+    backends = found.config.backends
+    assert (backends.stdio.enabled, backends.http.enabled, backends.sse.enabled) == (False, False, False)
     assert (found.config.auth.jwt.secret, found.config.sessions.seal_keys) == (SECRET, (SECRET[::-1],))
     assert found.origins["auth.jwt.secret"].place.source == "JWT_SECRET"
 

@@ -58,7 +58,6 @@ async def stream(
 
 
 @pytest.mark.requirement("http.gateway.events")
-@pytest.mark.requirement("config.gateway.server.protocols.sse.path")
 @pytest.mark.parametrize("target", ["/events", "/sse", "/events/echo", "/sse/echo"])
 async def test_a_stream_of_everything_or_of_one_server_is_a_session_over_post(gateway: Gateway, target: str) -> None:
     async with stream(gateway, target) as mine:
@@ -146,3 +145,24 @@ def test_without_the_protocol_its_paths_do_not_exist() -> None:
                 urllib.request.urlopen(bridge.base + path, timeout=5)
             refused.value.close()
             assert refused.value.code == 404
+
+
+@pytest.mark.requirement("config.gateway.server.protocols.sse.path")
+def test_the_path_of_the_stream_is_that_of_the_configuration() -> None:
+    with peers.gateway({}, MCPBRIDGE_SERVER__PROTOCOLS__SSE__PATH="/old/stream") as bridge:
+        with urllib.request.urlopen(f"{bridge.base}/old/stream", timeout=5) as answer:
+            assert answer.readline() == b"event: endpoint\n"
+            assert answer.readline().startswith(b"data: /old/stream/messages?session=")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{bridge.base}/events", timeout=5)
+        refused.value.close()
+        assert refused.value.code == 404
+
+
+@pytest.mark.requirement("config.gateway.backends.sse.enabled")
+def test_a_server_of_the_protocol_is_left_out_when_it_is_switched_off() -> None:
+    with peers.gateway({"old": "sse://127.0.0.1:1/sse"}, MCP_GATEWAY_SSE_BACKENDS="false") as bridge:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{bridge.base}/events/old", timeout=5)
+        refused.value.close()
+        assert refused.value.code == 404 and "server left out: its protocol is switched off" in bridge.errors()
