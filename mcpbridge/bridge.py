@@ -31,6 +31,7 @@ from mcpbridge.core.route import call_backend, open_link, route
 from mcpbridge.core.server import Backend, Eras, Isolation, Observe, Server
 from mcpbridge.core.session import SessionStore
 from mcpbridge.core.state import RequestStates, continues
+from mcpbridge.core.task_ids import TaskSeals
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
 from mcpbridge.observe.snapshot import Event
@@ -79,6 +80,7 @@ class Bridge:
         self.started = time.time()
         self._sealer = sealer or Sealer([random_secret()])
         self.states = RequestStates(self._sealer, self.instance, ttl=parked_ttl)
+        self._task_seals = TaskSeals(self._sealer)
         self.servers: dict[str, Server] = {}
         self.sessions = ClientSessions(store)
         self.events: deque[Event] = deque(maxlen=200)
@@ -163,6 +165,7 @@ class Bridge:
                 idle_timeout=idle_timeout or (0.0 if way.is_child else IDLE_SHARED),
             )
             backend.states = self.states
+            backend.task_seals = self._task_seals
             backend.on_turn = self._turned
             backends.append(backend)
         server = self.servers[name] = Server(name, backends, namespace=namespace, isolation=isolation)

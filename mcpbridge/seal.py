@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ _HEAD = 5  # version and key id
 _NONCE = 12
 _EXPIRY = 6
 _TAG = 16
+_NEVER = b"\xff" * _EXPIRY
 
 
 class SealError(Exception):
@@ -51,6 +53,7 @@ class Sealer:
         self._secrets = list(secrets)
         self._clock = clock
         self._ids: list[bytes] = []
+        self._nonce_keys: dict[str, bytes] = {}
         self._ciphers: dict[tuple[int, str], AESGCM] = {}
 
     def seal(self, purpose: str, payload: bytes, ttl: float) -> str:
@@ -59,7 +62,19 @@ class Sealer:
         nonce = os.urandom(_NONCE)
         expiry = int((self._clock() + ttl) * 1000).to_bytes(_EXPIRY, "big")
         body = self._cipher(0, purpose).encrypt(nonce, expiry + payload, head + purpose.encode())
-        return base64.urlsafe_b64encode(head + nonce + body).rstrip(b"=").decode()
+        return _text(head + nonce + body)
+
+    def name(self, purpose: str, payload: bytes) -> str:
+        """A seal that is the same text whenever the same is sealed with the same secret, and does not expire: for ids.
+
+        Its nonce is a keyed hash of what it seals, so that no two payloads meet under one (a synthetic IV, RFC 5297).
+        """
+        head = _VERSION + self._key_ids()[0]
+        key = self._nonce_keys.get(purpose)
+        if key is None:
+            key = self._nonce_keys[purpose] = derive_key(self._secrets[0], f"nonce {purpose}")
+        nonce = hmac.digest(key, payload, "sha256")[:_NONCE]
+        return _text(head + nonce + self._cipher(0, purpose).encrypt(nonce, _NEVER + payload, head + purpose.encode()))
 
     def open(self, purpose: str, token: str, max_chars: int = MAX_SEAL_CHARS) -> bytes:
         """The payload of an untouched, living seal of this purpose, at most ``max_chars`` long. Raises SealError."""
@@ -116,6 +131,10 @@ def random_secret() -> bytes:
     return os.urandom(MIN_SECRET_BYTES)
 
 
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
 def _decode(token: str, max_chars: int) -> bytes:
     if len(token) > max_chars or not token.isascii():
         raise SealError("not a seal")
@@ -124,6 +143,6 @@ def _decode(token: str, max_chars: int) -> bytes:
     except (binascii.Error, ValueError):
         raise SealError("not a seal") from None
     # The decoder skips foreign characters and ignores spare bits: one seal would have many spellings.
-    if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != token:
+    if _text(raw) != token:
         raise SealError("not a seal")
     return raw

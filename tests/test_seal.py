@@ -140,3 +140,26 @@ def test_derived_keys_differ_by_label_and_are_stable():
     assert derive_key(OLD, "seal") == derive_key(OLD, "seal") != derive_key(OLD, "hop")
     assert len(derive_key(OLD, "seal")) == 32
     assert len(random_secret()) >= 32 and random_secret() != random_secret()
+
+
+def test_a_name_is_one_text_for_one_payload_and_purpose_and_does_not_expire():
+    clock = Clock()
+    sealer = Sealer([OLD], clock)
+    named = sealer.name("task", b"7")
+    assert Sealer([OLD]).name("task", b"7") == named
+    others = {sealer.name("task", b"8"), sealer.name("session", b"7"), Sealer([NEW]).name("task", b"7")}
+    assert len(others | {named}) == 4
+    clock.now += 1e9
+    assert sealer.open("task", named) == b"7"
+    assert Sealer([NEW, OLD]).open("task", named) == b"7"
+    with pytest.raises(SealError):
+        sealer.open("session", named)
+
+
+@given(st.binary(max_size=300), st.data())
+@settings(deadline=None)
+def test_any_flipped_bit_of_a_name_is_refused(payload, data):
+    named = SEALER.name("task", payload)
+    place, bit = data.draw(st.integers(0, len(named) - 1)), data.draw(st.integers(0, 5))
+    with pytest.raises(SealError):
+        SEALER.open("task", named[:place] + ALPHABET[ALPHABET.index(named[place]) ^ (1 << bit)] + named[place + 1 :])

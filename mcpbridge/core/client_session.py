@@ -9,16 +9,21 @@ Source: architecture sections 4 and 7; shared decisions 5, 6 and 14.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from mcpbridge.core.session import Session, SessionStore
 from mcpbridge.errors import BridgeError
+from mcpbridge.wire.level import members, text
 from mcpbridge.wire.message import Notification, Request, Response, loads, notification
 
 if TYPE_CHECKING:
     from mcpbridge.core.exchange import Exchange, Reply
     from mcpbridge.core.server import Backend, Server
+
+
+MAX_TASKS = 1000  # tasks of one client whose server is remembered: the newest ones
 
 
 class BackChannel(Protocol):
@@ -85,6 +90,7 @@ class ClientSession:
             int | str, tuple[asyncio.Task[object], Exchange]
         ] = {}  # in flight by the client's id: what `cancelled` refers to
         self.missing: dict[str, str] = {}  # servers of an aggregate that are down, with the cause
+        self._askers: OrderedDict[str, str] = OrderedDict()  # tasks of the client itself, on an endpoint of several servers
         self.closed = False
 
     def tell_missing(self, name: str) -> None:
@@ -108,7 +114,28 @@ class ClientSession:
         """Put a server's question to the client outside any call; see ``BackChannel.ask``."""
         if self.face is None:
             return await self.back.ask(request, reply)
-        return self.face.answer(server, await self.back.ask(self.face.question(server, request), reply))
+        answer = await self.back.ask(self.face.question(server, request), reply)
+        self.took_task(server, request, answer)
+        return self.face.answer(server, answer)
+
+    def took_task(self, server: Server, question: Request, answer: Response) -> None:
+        """The client answered a server's question; if it made a task of it, what it says of that later is for this server."""
+        if question.param("task") is None or answer.result is None:
+            return
+        try:
+            id = text(members(members(answer.result).get("task")).get("taskId"))
+        except BridgeError:
+            return  # no proper object: its server will say so
+        if id is not None:
+            self._askers[id] = server.name
+            self._askers.move_to_end(id)
+            if len(self._askers) > MAX_TASKS:
+                self._askers.popitem(last=False)
+
+    def asker_of(self, news: Notification) -> AnyLink | None:
+        """The link to the server whose question became the task that this client's notification is about."""
+        server = self._askers.get(text(news.param("taskId")) or "")
+        return self.links.get(server) if server is not None else None
 
     @property
     def is_busy(self) -> bool:

@@ -18,10 +18,11 @@ import hashlib
 from msgspec import Raw
 
 from mcpbridge.core.client_session import ClientSession
-from mcpbridge.core.exchange import QUESTION_WAIT, Exchange, NoReply, Reply
+from mcpbridge.core.exchange import ANONYMOUS, QUESTION_WAIT, Exchange, NoReply, Reply
 from mcpbridge.core.pool import BackendSession, Refused, SessionKey
 from mcpbridge.core.ports import Upward
 from mcpbridge.core.server import Backend, Server
+from mcpbridge.core.task_ids import is_task_news, without_list
 from mcpbridge.core.tasks import share, wait_shared
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
@@ -33,6 +34,7 @@ _log = log("link")
 _NO_REPLY = NoReply()
 _NEEDS_OWN = frozenset({"logging/setLevel", "resources/subscribe"})
 REPLAY = 10.0  # seconds a restarted server has to take its client's level and subscriptions
+_NO_LIST = {"code": -32601, "message": "Method not found: tasks/list: several callers share this server's conversation"}
 LIST_CHANGED = ("tools", "prompts", "resources")
 
 
@@ -61,6 +63,10 @@ class Link:
         self._calls: dict[int, Exchange] = {}  # by identity: callers of one session may use one id twice
         self._level: Request | None = None
         self._subscribed: dict[bytes, Request] = {}
+        # Who shares a conversation with other principals holds none of their tasks; see the module of the ids.
+        self._tasks = (
+            backend.task_seals.of_principal(session.record.principal, backend) if _is_crowd(session, self.server) else None
+        )
         self._closed = False
 
     async def open(self, initialize: Request) -> Response:
@@ -75,10 +81,14 @@ class Link:
             self._level, self._is_replayed = self.session.level, False
             self._wants_own = self.server.isolation != "shared"
             await self._reach(self._backend.pool.start_timeout)
-        return hello.with_id(initialize.id)
+        return (hello if self._tasks is None else without_list(hello)).with_id(initialize.id)
 
     async def call(self, x: Exchange) -> Response:
-        request = x.request
+        request, reply, tasks = x.request, x.reply, self._tasks
+        if tasks is not None:
+            if request.method == "tasks/list":
+                return m.error(request.id, _NO_LIST)
+            request, reply = tasks.request(request), tasks.reply(reply)
         if not self._is_ready:
             await self._reach_again(x)
         if self._order.locked():  # a notification sent before this call is still on its way
@@ -94,17 +104,17 @@ class Link:
         self._calls[id(x)] = x
         try:
             try:
-                response = await self._talking().call(request, x.reply)
+                response = await self._talking().call(request, reply)
             except BridgeError as error:
                 if error.reason != "backend_session_lost":
                     raise
                 await self._reach_again(x)  # the server forgot the session and did not run the call
-                response = await self._talking().call(request, x.reply)
+                response = await self._talking().call(request, reply)
         finally:
             del self._calls[id(x)]
         if response.error is None:
             self._remember(request)
-        return response
+        return response if tasks is None else tasks.response(request, response)
 
     async def notify(self, notification: Notification) -> None:
         if notification.method == "notifications/initialized" and not self._wants_own:
@@ -133,6 +143,8 @@ class Link:
     # What the server says outside any call (Inbox)
 
     def notified(self, notification: Notification) -> None:
+        if self._tasks is not None and is_task_news(notification):
+            return  # all of the conversation's clients hear it, and nobody can say whose task it is
         reply = self._only_reply()
         if notification.method == "notifications/message" and reply is not None:
             reply.notify(notification)  # a pipe names no call; with one in flight it is that one's
@@ -286,6 +298,11 @@ def server_wants_own(session: ClientSession, server: Server) -> bool:
     if server.isolation == "shared":
         return False
     return server.isolation == "session" or not session.declares_nothing
+
+
+def _is_crowd(session: ClientSession, server: Server) -> bool:
+    """Whether this client shares its conversation with other principals."""
+    return server.isolation == "shared" and session.record.principal != ANONYMOUS.key
 
 
 def _said(raw: Raw | None) -> Members:

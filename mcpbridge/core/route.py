@@ -70,18 +70,23 @@ async def call_backend(x: Exchange) -> Response:
     wraps = request.method in ROUNDS and states.wraps(x, backend)
     if wraps and continues(x):
         request = x.message = states.unwrapped(x)
+    tasks, reply = backend.task_seals.of_call(x, backend), x.reply
+    if tasks is not None:
+        request, reply = tasks.request(request), tasks.reply(reply)
     if request.method == "subscriptions/listen" and LOG_LEVEL in request.meta:
         # It lasts, so it would keep every other caller's logs, and its own calls, off the conversation it listens to.
         request = request.with_meta({key: raw for key, raw in request.meta.items() if key != LOG_LEVEL})
     if LOG_LEVEL not in request.meta:
         talk = await pool.modern(patience)
-        response = await talk.call(request, x.reply)
+        response = await talk.call(request, reply)
     else:
         talk = await pool.lease_logs(MODERN_KEY, None, x.caller.connection or x, patience)
         try:
-            response = await talk.call(request, x.reply)
+            response = await talk.call(request, reply)
         finally:
             pool.release_logs(talk)
+    if tasks is not None:
+        response = tasks.response(request, response)
     return states.wrapped(x, response) if wraps else response
 
 

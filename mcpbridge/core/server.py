@@ -18,6 +18,7 @@ from mcpbridge.core.exchange import Era, Exchange
 from mcpbridge.core.mirror import AnnotatedTools
 from mcpbridge.core.ports import Dial, Upstream
 from mcpbridge.core.state import continues, unknown
+from mcpbridge.core.task_ids import TaskSeals, is_about_task, unknown_task
 from mcpbridge.core.tasks import Spawn, share, wait_shared
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
@@ -109,6 +110,7 @@ class Backend:
         self.server: Server
         self.pool: Pool
         self.states: RequestStates
+        self.task_seals: TaskSeals
         self._active = 0
         self._observe = observe
         self._probing: asyncio.Future[None] | None = None
@@ -273,12 +275,9 @@ class Server:
                 return linked
         if len(self.backends) == 1 and not tried and x.force_protocol is None:
             return self.backends[0]
-        state = self.backends[0].states.peek(x) if continues(x) else None
-        if state is not None:
-            backend = next((b for b in self.backends if b.name == state.backend and b not in tried), None)
-            if backend is None:
-                raise unknown()
-            return backend
+        home = self._home(x, tried)
+        if home is not None:
+            return home
         forced = x.force_protocol
         candidates = [b for b in self.backends if b not in tried and (forced is None or self._suits(b, forced))]
         if not candidates:
@@ -292,13 +291,26 @@ class Server:
             raise BridgeError("no_backend", named + causes, sent=False, **data)
         return min(candidates, key=lambda b: (b.state == "down", b.active))
 
+    def _home(self, x: Exchange, tried: set[Backend]) -> Backend | None:
+        """The backend that a call belongs to because it began there, or its task did. Raises when that one is gone."""
+        state = self.backends[0].states.peek(x) if continues(x) else None
+        name = state.backend if state is not None else None
+        if name is None and x.caller.era == "modern":
+            name = self.backends[0].task_seals.home(x, self.name)
+        backend = next((b for b in self.backends if b.name == name and b not in tried), None)
+        if backend is None and state is not None:
+            raise unknown()
+        if backend is None and is_about_task(x):
+            raise unknown_task()
+        return backend
+
     @staticmethod
     def _suits(backend: Backend, forced: str) -> bool:
         """Whoever names a protocol wants to know when it is down, not wait for it."""
         return backend.protocol == forced and backend.state != "down"
 
     def may_retry(self, x: Exchange, tried: set[Backend]) -> bool:
-        """Whether another backend is left; a pinned conversation and a call in its second round have none."""
-        if (x.session is not None and self.name in x.session.links) or continues(x):
+        """Whether another backend is left; a pinned conversation, a call in its second round and one about a task have none."""
+        if (x.session is not None and self.name in x.session.links) or continues(x) or is_about_task(x):
             return False
         return any(b not in tried and x.force_protocol in (None, b.protocol) for b in self.backends)

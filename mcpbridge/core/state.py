@@ -63,7 +63,7 @@ class RequestStates:
         """A state for the next round of ``x`` at its backend, that opens for ``ttl`` seconds."""
         assert x.backend is not None
         server = x.backend.server.name
-        state = State(kind, self.instance, _principal(x), server, x.backend.name, digest(x.request), content)
+        state = State(kind, self.instance, principal_hash(x), server, x.backend.name, digest(x.request), content)
         return self._sealer.seal(PURPOSE, msgspec.msgpack.encode(state), ttl)
 
     def peek(self, x: Exchange) -> State | None:
@@ -76,7 +76,7 @@ class RequestStates:
             state = msgspec.msgpack.decode(plain, type=State)
         except (SealError, msgspec.MsgspecError):
             return None
-        return state if state.principal == _principal(x) else None
+        return state if state.principal == principal_hash(x) else None
 
     def open(self, x: Exchange) -> State:
         """The state that ``x`` brings for the server it goes to.
@@ -97,7 +97,7 @@ class RequestStates:
 
     def wraps(self, x: Exchange, backend: Backend) -> bool:
         """Whether a server's own state is sealed for this caller: it must come from it, and go back where it came from."""
-        return x.is_part or x.caller.principal not in (None, ANONYMOUS) or len(backend.server.backends) > 1
+        return x.is_part or tells_apart(x, backend)
 
     def unwrapped(self, x: Exchange) -> Request:
         """The request as its server knows it, with the server's own state. Raises as ``open``."""
@@ -116,6 +116,11 @@ class RequestStates:
             return response
         sealed = self.seal(x, OWN, bytes(state), OWN_TTL)
         return response.with_result(m.join({**result, "requestState": Raw(m.dumps(sealed))}))
+
+
+def tells_apart(x: Exchange, backend: Backend) -> bool:
+    """Whether callers or replicas could be taken for each other: only then what they carry is sealed."""
+    return x.caller.principal not in (None, ANONYMOUS) or len(backend.server.backends) > 1
 
 
 def continues(x: Exchange) -> bool:
@@ -144,5 +149,6 @@ def _literal(number: str) -> Any:
     return f"\x00{number}"  # compared as written: no rounding, no limit on digits
 
 
-def _principal(x: Exchange) -> bytes:
+def principal_hash(x: Exchange) -> bytes:
+    """Who calls, as what is sealed says it."""
     return hashlib.sha256((x.caller.principal or ANONYMOUS).key.encode()).digest()[:16]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import pytest
 
-from mcpbridge.core.client_session import ClientSession, ClientSessions
+from mcpbridge.core.client_session import MAX_TASKS, AnyLink, ClientSession, ClientSessions
+from mcpbridge.core.server import Server
 from mcpbridge.errors import BridgeError
 from mcpbridge.stores.memory import MemoryStore
+from mcpbridge.wire import message as m
 from tests.support.scripted import Back, client, never
 
 
@@ -113,3 +116,24 @@ async def test_an_ended_session_closes_its_links_once_and_cancels_its_calls() ->
     with pytest.raises(asyncio.CancelledError):
         await call
     assert x.cancel_reason == "the session has ended"
+
+
+async def test_of_a_client_s_own_tasks_the_newest_are_remembered_with_who_asked_for_them() -> None:
+    session = client()
+    link, server = cast(AnyLink, object()), Server("a", [])
+    session.links["a"] = link
+    asked = m.request(1, "sampling/createMessage", {"task": {}})
+
+    def news(id: object) -> m.Notification:
+        return m.notification("notifications/tasks/status", {"taskId": id})
+
+    for number in range(MAX_TASKS + 1):
+        session.took_task(server, asked, m.result(1, {"task": {"taskId": str(number)}}))
+    assert session.asker_of(news("0")) is None
+    assert session.asker_of(news("1")) is session.asker_of(news(str(MAX_TASKS))) is link
+    session.took_task(server, m.request(1, "sampling/createMessage"), m.result(1, {"task": {"taskId": "x"}}))
+    for odd in ({}, {"task": 5}, {"task": {"taskId": 5}}, []):
+        session.took_task(server, asked, m.result(1, odd))
+    assert session.asker_of(news("x")) is session.asker_of(news(5)) is None
+    del session.links["a"]
+    assert session.asker_of(news("1")) is None

@@ -28,6 +28,7 @@ from mcpbridge.core.exchange import ANONYMOUS, Era, Exchange, Handler, NoReply
 from mcpbridge.core.route import open_link
 from mcpbridge.core.server import Backend, Server
 from mcpbridge.core.state import continues, unknown
+from mcpbridge.core.task_ids import unknown_task
 from mcpbridge.core.tasks import share
 from mcpbridge.errors import BridgeError
 from mcpbridge.seal import Sealer
@@ -264,6 +265,10 @@ class Endpoint:
                 session.tell_missing(name)
         if notification.method in ("notifications/initialized", "notifications/roots/list_changed"):
             await asyncio.gather(*(link.notify(notification) for link in list(session.links.values())))
+        elif notification.method == "notifications/tasks/status":
+            asker = session.asker_of(notification)
+            if asker is not None:
+                await asker.notify(notification)
 
     # Lists and calls
 
@@ -354,7 +359,7 @@ class Endpoint:
         found = task_owner(text(x.request.param("taskId")) or "")
         part = self._parts.get(found[0]) if found is not None else None
         if part is None or (x.caller.era not in part.server.hello and part.server.hello):
-            raise BridgeError("invalid_params", "unknown task", sent=False)
+            raise unknown_task()
         return await self._ask(x, part.server, x.request)
 
     async def _complete(self, x: Exchange) -> Response:
@@ -400,7 +405,7 @@ class Endpoint:
 
     async def _answer(self, x: Exchange, server: Server, request: Request) -> tuple[Response, Backend | None]:
         """One server's answer, and the backend that gave it."""
-        part = x.derive(self._face.request(server, request), server, self._face.reply(server, x.reply))
+        part = x.derive(self._face.request(server, request), server, self._face.reply(server, x.reply, x.session))
         try:
             response = await self._one(part)
         finally:

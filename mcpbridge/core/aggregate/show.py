@@ -14,7 +14,6 @@ from msgspec import Raw
 
 from mcpbridge.core.aggregate.exposed import Exposed
 from mcpbridge.core.aggregate.lists import Shown
-from mcpbridge.core.aggregate.names import expose_task
 from mcpbridge.core.aggregate.resources import Owners
 from mcpbridge.core.exchange import Caller, Exchange
 from mcpbridge.core.server import Server
@@ -53,5 +52,5 @@ class Items:
         if self.member == "resourceTemplates":
             return self.owners.template(server, own)
         if self.member == "tasks":
-            return expose_task(server, own)
+            return own  # it came with its server's name
         return self.exposed.listed(self.member, server, own)

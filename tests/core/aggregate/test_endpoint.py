@@ -328,6 +328,6 @@ async def test_an_endpoint_without_servers_has_empty_lists_and_knows_no_name() -
         for id, params in enumerate(({"name": "x" * 48}, {"name": "x", "requestState": "y"}, {"uri": "m://x"}), 2):
             method = "resources/read" if "uri" in params else "tools/call"
             send(world, {"id": id, "method": method, "params": {**params, "_meta": MODERN}})
-            assert (await receive(world.client))["error"]["code"] == -32602
+            assert (await receive(world.client))["error"]["code"] == -32601
         send(world, {"id": "L", "method": "subscriptions/listen", "params": {"notifications": {}, "_meta": MODERN}})
         assert (await receive(world.client))["method"] == "notifications/subscriptions/acknowledged"

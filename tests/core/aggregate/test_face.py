@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
-from msgspec import Raw
 
-from mcpbridge.core.aggregate.face import Face, each, edited
+from mcpbridge.core.aggregate.face import Face
 from mcpbridge.core.aggregate.resources import Owners
 from mcpbridge.core.server import Server
 from mcpbridge.wire import message as m
@@ -90,10 +89,3 @@ def test_notifications_about_tasks_and_resources_are_shown_and_others_pass() -> 
     assert m.loads(told.encode())["params"] == {"uri": "mcpbridge+b:///m%3A//x"}
     other = m.notification("notifications/vendor", {"taskId": "7", "uri": "m://x"})
     assert face().notification(B, other) is other
-
-
-def test_arrays_and_objects_come_back_themselves_when_nothing_changes() -> None:
-    raw = Raw(b'[ {"a":1} , 2 ]')
-    assert each(raw, lambda item: item) is raw
-    whole = Raw(b'{"a":1}')
-    assert edited(whole, {"b": lambda raw: raw, "a": lambda raw: raw}) is whole
