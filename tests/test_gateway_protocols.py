@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import stat
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -66,10 +68,15 @@ async def arrive(stack: AsyncExitStack, house: House, protocol: str, era: Era = 
     "http.gateway.health.sse",
     "http.gateway.health.tcp_binary",
     "http.gateway.health.ws",
+    "config.gateway.server.port",
+    "config.gateway.server.tcp_port",
+    "config.gateway.server.stdio_socket",
+    "config.gateway.server.protocols.stdio.socket_permissions",
 )
 async def test_every_protocol_is_there_counted_shown_and_let_go(tmp_path: Path) -> None:
-    with gateway(tmp_path) as (house, management):
+    with gateway(tmp_path, MCPBRIDGE_SERVER__PROTOCOLS__STDIO__SOCKET_PERMISSIONS="0600") as (house, management):
         assert set(house.addresses) == set(PROTOCOLS)
+        assert stat.S_IMODE(os.lstat(tmp_path / "gw.sock").st_mode) == 0o600
         async with AsyncExitStack() as stack:
             clients = {protocol: await arrive(stack, house, protocol) for protocol in PROTOCOLS}
             for protocol, client in clients.items():

@@ -100,6 +100,13 @@ def test_certificates_that_are_none_do_not_start_either(tmp_path: Path) -> None:
     assert "certificate and key do not load" in str(problem)
 
 
+@pytest.mark.requirement(
+    "config.gateway.server.protocol",
+    "config.gateway.server.protocols.http.enabled",
+    "config.gateway.server.protocols.stdio.enabled",
+    "config.gateway.server.protocols.tcp_binary.enabled",
+    "config.gateway.server.protocols.websocket.enabled",
+)
 @pytest.mark.parametrize(
     ("values", "served"),
     [
@@ -107,6 +114,10 @@ def test_certificates_that_are_none_do_not_start_either(tmp_path: Path) -> None:
         ({"server__protocol": "http"}, {"http"}),
         ({"server__protocols__sse__enabled": False}, {"stdio", "websocket", "http", "tcp_binary"}),
         ({"server__protocol": "sse", "server__protocols__sse__enabled": False}, set()),
+        (
+            {f"server__protocols__{name}__enabled": False for name in ("http", "stdio", "tcp_binary", "websocket")},
+            {"sse"},
+        ),
     ],
 )
 def test_a_protocol_is_served_unless_it_or_all_but_another_are_switched_off(values: dict[str, Any], served: set[str]) -> None:
@@ -158,3 +169,26 @@ def test_detection_has_the_defaults_of_the_guide_and_bounds(write: Write) -> Non
         ("fallback_protocol: smtp", "http, sse, websocket"),
     ):
         assert any(words in fault for fault in faults(write(f"protocol_detection: {{{wrong}}}\n"))), wrong
+
+
+@pytest.mark.requirement(
+    "config.gateway.backends.sse.enabled",
+    "config.gateway.backends.stdio.enabled",
+    "config.gateway.backends.tcp_binary.enabled",
+    "config.gateway.backends.websocket.enabled",
+    "env.MCP_GATEWAY_SSE_BACKENDS",
+    "env.MCP_GATEWAY_TCP_BINARY_BACKENDS",
+    "env.MCP_GATEWAY_WEBSOCKET_BACKENDS",
+)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_servers_of_a_protocol_can_be_switched_off_by_key_or_variable(protocol: str) -> None:
+    for variable in (f"MCPBRIDGE_BACKENDS__{protocol.upper()}__ENABLED", f"MCP_GATEWAY_{protocol.upper()}_BACKENDS"):
+        backends = gateway(None, {variable: "false"}).config.backends
+        assert {name for name in PROTOCOLS if not getattr(backends, name).enabled} == {protocol}
+
+
+@pytest.mark.requirement("config.gateway.backends.tcp_binary.framing", "config.gateway.server.protocols.tcp_binary.framing")
+@pytest.mark.parametrize("key", ["BACKENDS__TCP_BINARY__FRAMING", "SERVER__PROTOCOLS__TCP_BINARY__FRAMING"])
+def test_there_is_one_framing(key: str) -> None:
+    assert gateway(None, {f"MCPBRIDGE_{key}": "length_prefixed"}).config
+    assert "must be length_prefixed" in faults(None, {f"MCPBRIDGE_{key}": "lines"})[0]

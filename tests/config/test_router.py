@@ -83,8 +83,12 @@ SERVERS = """\
     """
 
 
-@pytest.mark.requirement("env.MCP_DIRECT_STDIO_ENABLED", "env.MCP_DIRECT_HTTP_ENABLED", "env.MCP_DIRECT_SSE_ENABLED")
-@pytest.mark.requirement("env.MCP_DIRECT_WEBSOCKET_ENABLED", "env.MCP_DIRECT_TCP_BINARY_ENABLED")
+@pytest.mark.requirement(
+    "config.router.direct_clients.protocols",
+    "env.MCP_DIRECT_HTTP_ENABLED",
+    "env.MCP_DIRECT_STDIO_ENABLED",
+    "env.MCP_DIRECT_TCP_BINARY_ENABLED",
+)
 @pytest.mark.parametrize(
     ("variables", "names"),
     [
@@ -132,3 +136,12 @@ def test_detection_is_set_by_key_alias_and_either_variable(tmp_path):
         load_router(str(path), {"MCP_PROTOCOL_AUTO_DETECT": "false", "MCP_AUTO_DETECT_PROTOCOLS": "true"})
     assert refused.value.exit_code == 78
     assert "MCP_PROTOCOL_AUTO_DETECT" in str(refused.value) and "MCP_AUTO_DETECT_PROTOCOLS" in str(refused.value)
+
+
+@pytest.mark.requirement("env.MCP_DIRECT_SSE_ENABLED", "env.MCP_DIRECT_WEBSOCKET_ENABLED")
+@pytest.mark.parametrize("name", ["stdio", "websocket", "http", "sse", "tcp_binary"])
+def test_a_variable_adds_or_removes_its_protocol(name: str, write: Write) -> None:
+    variable = f"MCP_DIRECT_{name.upper()}_ENABLED"
+    assert name not in config_of("{}", write, **{variable: "false"}).direct_clients.protocols
+    only = "direct_clients: {protocols: []}"
+    assert config_of(only, write, **{variable: "true"}).direct_clients.protocols == (name,)
