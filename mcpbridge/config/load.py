@@ -129,6 +129,10 @@ def router_program() -> Program[RouterConfig]:
 def load_gateway(path: str | None, env: Mapping[str, str], flags: Flags | None = None) -> Loaded[GatewayConfig]:
     """The gateway's configuration. ``path`` None searches for a file. Raises ConfigError (66 missing, 78 invalid, 64 flags)."""
     loaded = load(gateway_program(), path, env, flags)
+    if "MCP_UNIVERSAL_PROTOCOLS_ENABLED" in env:
+        from mcpbridge.config.sources import with_universal_protocols
+
+        loaded = with_universal_protocols(loaded, env)
     token = env.get("MCP_AUTH_TOKEN", "").strip()
     if token and loaded.config.auth.type == "bearer":
         from mcpbridge.config.sources import with_token_of_environment
@@ -140,7 +144,7 @@ def load_gateway(path: str | None, env: Mapping[str, str], flags: Flags | None =
 def load_router(path: str | None, env: Mapping[str, str], flags: Flags | None = None) -> Loaded[RouterConfig]:
     """The router's configuration. ``path`` None searches for a file. Raises ConfigError (66 missing, 78 invalid, 64 flags)."""
     loaded = load(router_program(), path, env, flags)
-    if any(name.startswith("MCP_DIRECT_") for name in env):
+    if any(name.startswith(("MCP_DIRECT_", "MCP_UNIVERSAL_")) for name in env):
         from mcpbridge.config.sources import with_direct_protocols
 
         return with_direct_protocols(loaded, env)

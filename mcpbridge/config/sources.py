@@ -163,13 +163,43 @@ def with_token_of_environment(loaded: Loaded[GatewayConfig], token: str) -> Load
     return Loaded(msgspec.structs.replace(loaded.config, auth=auth), loaded.path, origins, loaded.warnings)
 
 
+UNIVERSAL = "MCP_UNIVERSAL_PROTOCOLS_ENABLED"
+
+
+def _is_universal(env: Mapping[str, str]) -> bool:
+    """Whether all protocols may be used. Raises ConfigError."""
+    try:
+        return parse_bool(env.get(UNIVERSAL) or "true")
+    except ValueError as error:
+        raise ConfigError([Problem(Place(UNIVERSAL), f"must be {error}, not {env[UNIVERSAL][:60]!r}")]) from None
+
+
+def with_universal_protocols(loaded: Loaded[GatewayConfig], env: Mapping[str, str]) -> Loaded[GatewayConfig]:
+    """``MCP_UNIVERSAL_PROTOCOLS_ENABLED``: false leaves WebSocket and HTTP towards clients. Raises ConfigError."""
+    if _is_universal(env):
+        return loaded
+    origins = dict(loaded.origins)
+    protocols = loaded.config.server.protocols
+    for name in ("stdio", "sse", "tcp_binary"):
+        key = f"server.protocols.{name}.enabled"
+        if origins[key].kind not in ("flag", "env"):
+            origins[key] = Origin("env", Place(UNIVERSAL))
+            section = msgspec.structs.replace(getattr(protocols, name), enabled=False)
+            protocols = msgspec.structs.replace(protocols, **{name: section})
+    server = msgspec.structs.replace(loaded.config.server, protocols=protocols)
+    return Loaded(msgspec.structs.replace(loaded.config, server=server), loaded.path, origins, loaded.warnings)
+
+
 def with_direct_protocols(loaded: Loaded[RouterConfig], env: Mapping[str, str]) -> Loaded[RouterConfig]:
-    """``MCP_DIRECT_<PROTOCOL>_ENABLED``: each adds or removes one of ``direct_clients.protocols``. Raises ConfigError."""
+    """``MCP_DIRECT_<PROTOCOL>_ENABLED``: each adds or removes one of ``direct_clients.protocols``, of which
+    ``MCP_UNIVERSAL_PROTOCOLS_ENABLED: false`` leaves stdio. Raises ConfigError."""
     key = "direct_clients.protocols"
     if loaded.origins[key].kind in ("flag", "env"):
         return loaded  # said as a whole by what counts more
     direct = loaded.config.direct_clients
     protocols, problems, place = set(direct.protocols), [], Place()
+    if not _is_universal(env):
+        protocols, place = {"stdio"}, Place(UNIVERSAL)
     for name in PROTOCOLS:
         variable = f"MCP_DIRECT_{name.upper()}_ENABLED"
         if not env.get(variable):

@@ -13,7 +13,7 @@ from mcpbridge.config.problems import Place
 from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import build
 from tests.support.certificates import make_tls
-from tests.support.configs import Write, faults, gateway
+from tests.support.configs import Write, faults, gateway, router
 
 STRONG = "kX9v2mQ7pL4sR8tY1wZ5bN3cF6hJ0dG="
 PLACES = {"server.host": Place("g.yaml", 2, 3)}
@@ -192,3 +192,17 @@ def test_servers_of_a_protocol_can_be_switched_off_by_key_or_variable(protocol: 
 def test_there_is_one_framing(key: str) -> None:
     assert gateway(None, {f"MCPBRIDGE_{key}": "length_prefixed"}).config
     assert "must be length_prefixed" in faults(None, {f"MCPBRIDGE_{key}": "lines"})[0]
+
+
+@pytest.mark.requirement("env.MCP_UNIVERSAL_PROTOCOLS_ENABLED")
+def test_without_universal_protocols_there_are_two_towards_clients_and_one_of_direct_servers(write: Write) -> None:
+    off = {"MCP_UNIVERSAL_PROTOCOLS_ENABLED": "false"}
+    path = write("{}")
+    served = [name for name in PROTOCOLS if gateway(path, off).config.server.serves(name)]
+    assert served == ["websocket", "http"]
+    kept = gateway(path, {**off, "MCPBRIDGE_SERVER__PROTOCOLS__SSE__ENABLED": "true"}).config.server
+    assert [name for name in PROTOCOLS if kept.serves(name)] == ["websocket", "http", "sse"]
+    assert all(gateway(path, {"MCP_UNIVERSAL_PROTOCOLS_ENABLED": "true"}).config.server.serves(name) for name in PROTOCOLS)
+    assert router(path, off).config.direct_clients.protocols == ("stdio",)
+    assert router(path, {**off, "MCP_DIRECT_SSE_ENABLED": "1"}).config.direct_clients.protocols == ("stdio", "sse")
+    assert "must be true or false" in faults(path, {"MCP_UNIVERSAL_PROTOCOLS_ENABLED": "2"})[0]
