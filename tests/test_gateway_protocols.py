@@ -13,11 +13,13 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+import websockets
 
 from tests.interaction.cells import House, gateway_to
 from tests.interaction.script import Client, Era
-from tests.interaction.wires import open_wire
+from tests.interaction.wires import Frames, open_wire
 from tests.support import peers
 
 PROTOCOLS = ("stdio", "websocket", "http", "sse", "tcp_binary")
@@ -114,3 +116,46 @@ async def test_what_is_switched_off_is_disabled_and_what_cannot_listen_is_down(t
             parts = {part["name"]: part for part in (await asyncio.to_thread(view, f"{at}/api/v1/status"))["protocols"]}
             assert (parts["sse"]["state"], parts["sse"]["enabled"]) == ("disabled", False)
             assert (parts["tcp_binary"]["state"], parts["tcp_binary"]["reason"]) == ("down", "its listener is not open")
+
+
+TOKEN = "a-token-of-the-tests-0123456789abcdef"
+
+
+async def test_nobody_comes_in_by_any_protocol_without_signing_in(tmp_path: Path) -> None:
+    signed = {"MCPBRIDGE_AUTH__TYPE": "bearer", "MCP_AUTH_TOKEN": TOKEN}
+    ping = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}
+    with gateway(tmp_path, **signed) as (house, _management):
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+            for token in ("", "Bearer wrong"):
+                headers = {"authorization": token} if token else {}
+                accept = {"accept": "application/json, text/event-stream"}
+                async with http.post(house.address("http"), json=ping, headers={**accept, **headers}) as answer:
+                    assert answer.status == 401
+                async with http.get(house.address("sse"), headers={"accept": "text/event-stream", **headers}) as answer:
+                    assert answer.status == 401
+                with pytest.raises(websockets.InvalidStatus) as refused:
+                    await websockets.connect(house.address("websocket"), additional_headers=headers)
+                assert refused.value.response.status_code == 401
+        host, _, port = house.address("tcp_binary").rpartition(":")
+        for first_frame, code in ((None, 1007), ({"authorization": "Bearer wrong"}, 1015)):  # a message before any sign-in
+            frames = Frames(*await asyncio.open_connection(host, int(port)))
+            await frames.greet()
+            if first_frame is not None:
+                frames.write(3, json.dumps(first_frame).encode())
+            await frames.send(ping)
+            kind, said = await asyncio.wait_for(frames.frame(), 10)
+            frames.writer.close()
+            with suppress(ConnectionError):
+                await frames.writer.wait_closed()
+            assert (kind, json.loads(said)["code"]) == (5, code)
+        for first, answers in (({"authorization": "Bearer wrong"}, False), ({"authorization": f"Bearer {TOKEN}"}, True)):
+            reader, writer = await asyncio.open_unix_connection(house.address("stdio"))
+            writer.write(b"".join(json.dumps(line).encode() + b"\n" for line in (first, ping)))
+            told = json.loads(await asyncio.wait_for(reader.readline(), 10))
+            assert ("result" in told) is answers
+            if not answers:
+                assert told["error"]["code"] == 1015
+                assert await asyncio.wait_for(reader.readline(), 10) == b""
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
