@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from mcpbridge.core.damper import Damper
 from mcpbridge.core.session import Session, SessionStore
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire.level import members, text
@@ -91,6 +92,7 @@ class ClientSession:
         ] = {}  # in flight by the client's id: what `cancelled` refers to
         self.missing: dict[str, str] = {}  # servers of an aggregate that are down, with the cause
         self._askers: OrderedDict[str, str] = OrderedDict()  # tasks of the client itself, on an endpoint of several servers
+        self._damper = Damper(back.notify)  # likewise
         self.closed = False
 
     def tell_missing(self, name: str) -> None:
@@ -108,7 +110,10 @@ class ClientSession:
     def notified(self, server: Server, notification: Notification) -> None:
         """A server of this session said something outside any call."""
         if not self.closed:
-            self.back.notify(notification if self.face is None else self.face.notification(server, notification))
+            if self.face is None:
+                self.back.notify(notification)
+            else:
+                self._damper.notify(self.face.notification(server, notification))
 
     async def ask(self, server: Server, request: Request, reply: Reply) -> Response:
         """Put a server's question to the client outside any call; see ``BackChannel.ask``."""
@@ -147,6 +152,7 @@ class ClientSession:
         if self.closed:
             return
         self.closed = True
+        self._damper.close()
         for task, x in list(self.calls.values()):
             x.cancel_reason = x.cancel_reason or "the session has ended"
             task.cancel(x.cancel_reason)

@@ -4,7 +4,8 @@
     server a        listen {tools, x, y}        ack {tools, x} ^    server b   listen {tools, task 1}   ack {task 1} ^
 
 Each server gets what it owns of the filter; a URI of nobody goes to all. What changes before the acknowledgement waits for it.
-A server that comes later, or comes back, is announced: whatever its client listens to may have changed.
+A server that comes later, or comes back, is announced: whatever its client listens to may have changed. Servers whose lists
+change one after the other are told of together (``core/damper``).
 
 Source: mcp-eras sections 3 (subscriptions) and 4 (listen merge); extension io.modelcontextprotocol/tasks (taskIds).
 """
@@ -12,6 +13,7 @@ Source: mcp-eras sections 3 (subscriptions) and 4 (listen merge); extension io.m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ from mcpbridge.core.aggregate.face import Face
 from mcpbridge.core.aggregate.lists import Patience
 from mcpbridge.core.aggregate.names import task_owner
 from mcpbridge.core.aggregate.resources import Owners
+from mcpbridge.core.damper import Damper
 from mcpbridge.core.exchange import Exchange, Handler, Reply
 from mcpbridge.core.server import Server
 from mcpbridge.errors import BridgeError
@@ -50,23 +53,25 @@ async def listen(
     """Hold ``x`` open until its client ends it. Raises nothing but CancelledError once acknowledged."""
     wanted = members(x.request.param("notifications"))
     uris, tasks = _texts(wanted, _URIS), _texts(wanted, _TASKS)
-    ears = [_Ear(x, server, _part(server, wanted, uris, tasks, owners), one, face) for server in servers]
-    async with asyncio.TaskGroup() as group:
-        for ear in ears:
-            group.create_task(ear.run())
-        waited = [ear for ear in ears if patience.has_for(ear.server)]
-        if waited:
-            await asyncio.wait([ear.acknowledged for ear in waited], timeout=ACKNOWLEDGE)
-        for ear in waited:
-            if not ear.acknowledged.done():
-                patience.spend(ear.server)
-        said = [ear.acknowledged.result() for ear in ears if ear.acknowledged.done()]
-        honoured = _union(wanted, said, offered(x))
-        note = m.notification("notifications/subscriptions/acknowledged", {"notifications": honoured})
-        x.reply.notify(note.with_meta(_tag(x)))
-        for ear in ears:
-            ear.open()
-        await asyncio.Event().wait()  # until the client ends it, whoever of the servers is there
+    damper = Damper(x.reply.notify)
+    ears = [_Ear(x, server, _part(server, wanted, uris, tasks, owners), one, face, damper) for server in servers]
+    with contextlib.closing(damper):
+        async with asyncio.TaskGroup() as group:
+            for ear in ears:
+                group.create_task(ear.run())
+            waited = [ear for ear in ears if patience.has_for(ear.server)]
+            if waited:
+                await asyncio.wait([ear.acknowledged for ear in waited], timeout=ACKNOWLEDGE)
+            for ear in waited:
+                if not ear.acknowledged.done():
+                    patience.spend(ear.server)
+            said = [ear.acknowledged.result() for ear in ears if ear.acknowledged.done()]
+            honoured = _union(wanted, said, offered(x))
+            note = m.notification("notifications/subscriptions/acknowledged", {"notifications": honoured})
+            x.reply.notify(note.with_meta(_tag(x)))
+            for ear in ears:
+                ear.open()
+            await asyncio.Event().wait()  # until the client ends it, whoever of the servers is there
     return m.result(x.request.id, {"resultType": "complete", "_meta": {SUBSCRIPTION_ID: x.request.id}})
 
 
@@ -133,12 +138,13 @@ class _Ear:
 
     can_ask = False
 
-    def __init__(self, x: Exchange, server: Server, part: _Part, one: Handler, face: Face) -> None:
+    def __init__(self, x: Exchange, server: Server, part: _Part, one: Handler, face: Face, client: Damper) -> None:
         self.server = server
         self._x = x
         self._part = part
         self._one = one
         self._face = face
+        self._client = client
         self._early: dict[bytes, Notification] | None = {}  # before the client has its acknowledgement: the newest of each
         self._is_heard = False  # the server has acknowledged it this time
         self.acknowledged: asyncio.Future[Members] = asyncio.get_running_loop().create_future()
@@ -177,7 +183,7 @@ class _Ear:
         else:
             shown = self._face.notification(self.server, notification)
         if self._early is None:
-            self._x.reply.notify(shown)
+            self._client.notify(shown)
         elif len(self._early) < MAX_EARLY:
             what = notification.param("uri") or notification.param("taskId") or b""
             self._early[notification.method.encode() + bytes(what)] = shown
@@ -189,7 +195,7 @@ class _Ear:
         """The client has its acknowledgement: it may hear."""
         early, self._early = self._early or {}, None
         for notification in early.values():
-            self._x.reply.notify(notification)
+            self._client.notify(notification)
 
     def _honour(self, said: Members) -> None:
         if not self.acknowledged.done():
@@ -199,9 +205,9 @@ class _Ear:
         """It was away: whatever its client listens to may have changed."""
         for flag, method in LISTEN_FLAGS.items():
             if self._part.filter.get(flag) == _TRUE:
-                self._x.reply.notify(m.notification(method).with_meta(_tag(self._x)))
+                self._client.notify(m.notification(method).with_meta(_tag(self._x)))
         for uri in self._part.uris.values():
-            self._x.reply.notify(m.notification("notifications/resources/updated", {"uri": uri}).with_meta(_tag(self._x)))
+            self._client.notify(m.notification("notifications/resources/updated", {"uri": uri}).with_meta(_tag(self._x)))
 
 
 def _said(raw: Raw | None) -> Members:

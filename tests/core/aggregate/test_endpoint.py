@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mcpbridge.core import damper
 from mcpbridge.era import Crossings
 from tests.golden.player import World, new_bridge, receive, start_world
 
@@ -331,3 +332,28 @@ async def test_an_endpoint_without_servers_has_empty_lists_and_knows_no_name() -
             assert (await receive(world.client))["error"]["code"] == -32601
         send(world, {"id": "L", "method": "subscriptions/listen", "params": {"notifications": {}, "_meta": MODERN}})
         assert (await receive(world.client))["method"] == "notifications/subscriptions/acknowledged"
+
+
+async def test_servers_whose_lists_change_one_after_the_other_are_told_of_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(damper, "WINDOW", 0.05)
+    changed = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["a", "b"], single=False)
+        await initialized(world, a={"tools": {"listChanged": True}}, b={"tools": {"listChanged": True}})
+        for _ in range(5):
+            for name in ("a", "b"):
+                (await world.server(name)).feed(json.dumps(changed).encode())
+        said = {"jsonrpc": "2.0", "method": "notifications/vendor"}
+        (await world.server("a")).feed(json.dumps(said).encode())
+        assert [await receive(world.client) for _ in range(3)] == [changed, said, changed]
+        assert world.client.received.empty()
+
+
+async def test_what_one_server_alone_says_of_its_lists_goes_on_as_it_comes() -> None:
+    changed = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["a"], single=True)
+        await initialized(world, a={"tools": {"listChanged": True}})
+        for _ in range(5):
+            (await world.server("a")).feed(json.dumps(changed).encode())
+        assert [await receive(world.client) for _ in range(5)] == [changed] * 5

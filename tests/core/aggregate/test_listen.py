@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from mcpbridge.core import damper
 from mcpbridge.core.aggregate import listen as module
 from mcpbridge.era import Crossings
 from tests.golden.player import World, new_bridge, receive, start_world
@@ -148,3 +149,25 @@ async def test_a_server_that_acknowledges_nonsense_honours_nothing() -> None:
         await acknowledge(world, "a", a, resourceSubscriptions=["m://y", 5], taskIds="1")
         await tell(world, "b", b["id"], "subscriptions/acknowledged", notifications=[1])
         assert (await receive(world.client))["params"] == {"notifications": {}, "_meta": MINE}
+
+
+async def test_servers_whose_lists_change_one_after_the_other_are_told_of_together(monkeypatch: Any) -> None:
+    monkeypatch.setattr(damper, "WINDOW", 0.05)
+    async with new_bridge(Crossings()) as bridge:
+        world = start_world(bridge, ["a", "b"], single=False)
+        listen(world, toolsListChanged=True, promptsListChanged=True)
+        await is_modern(world, "a", "b", tools={}, prompts={})
+        heard = {server: await asked(world, server) for server in ("a", "b")}
+        for server in ("a", "b"):
+            await acknowledge(world, server, heard[server], toolsListChanged=True, promptsListChanged=True)
+        assert (await receive(world.client))["method"] == "notifications/subscriptions/acknowledged"
+        for server in ("a", "b") * 5:
+            await tell(world, server, heard[server]["id"], "tools/list_changed")
+        await tell(world, "b", heard["b"]["id"], "prompts/list_changed")
+        said = [await receive(world.client) for _ in range(3)]
+        assert [(one["method"], one["params"]["_meta"]) for one in said] == [
+            ("notifications/tools/list_changed", MINE),
+            ("notifications/prompts/list_changed", MINE),
+            ("notifications/tools/list_changed", MINE),
+        ]
+        assert world.client.received.empty()
