@@ -80,7 +80,7 @@ def call(name: str, arguments: list[str]) -> int:
     add_reach(parser)
     options = parser.parse(own)
     words: list[str] = options.words
-    url = words.pop(0) if command is None else None
+    url = words.pop(0) if command is None and options.server is None else None
     if not words:
         parser.error("which tool? mcpbridge tools lists them")
     tool, given = words[0], _given(parser, words[1:])
@@ -118,7 +118,7 @@ def read(name: str, arguments: list[str]) -> int:
     add_reach(parser)
     options = parser.parse(own)
     words: list[str] = options.words
-    url = words.pop(0) if command is None and words else None
+    url = words.pop(0) if command is None and options.server is None and words else None
     if len(words) > 1:
         parser.error(f"one URI at a time, not also {words[1]!r}")
 

@@ -10,6 +10,7 @@ import os
 from typing import NamedTuple
 
 from mcpbridge.cli.parsing import Parser
+from mcpbridge.cli.servers import named_servers
 from mcpbridge.config.kinds import parse_duration
 from mcpbridge.config.protocols import PROTOCOLS, misfit
 from mcpbridge.config.sections import ServerSpec
@@ -35,6 +36,7 @@ def add_reach(parser: Parser) -> None:
     """The options of every command that talks to a server."""
     names = ", ".join(PROTOCOLS)
     parser.add_argument("--protocol", default="auto", metavar="NAME", help=f"{names} or auto (default)")
+    parser.add_argument("--server", default=None, metavar="NAME=URL|CMD", help="in place of an address, as the router has it")
     parser.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help="sent along; repeatable")
     parser.add_argument("--token-env", default="", metavar="VARIABLE", help="variable whose value is sent as bearer token")
     parser.add_argument("--timeout", default="10s", metavar="TIME", help="for each step or call, such as 500ms or 2m (10s)")
@@ -54,6 +56,10 @@ def timeout_of(parser: Parser, options: argparse.Namespace) -> float:
 
 def server_of(parser: Parser, options: argparse.Namespace, address: str | None, command: list[str] | None) -> ServerSpec:
     """The server a command line names, with its options; exits with 64 and the next step."""
+    if options.server is not None:
+        if address is not None or command is not None:
+            parser.error("--server is an address or a command already; leave out the other one")
+        return _checked(parser, named_servers(parser, [options.server])[0], options)
     if (address is None) == (command is None):
         parser.error("give an address, or a command after --" if address is None else "give either an address or a command")
     check_protocol(parser, options.protocol)
@@ -65,6 +71,10 @@ def server_of(parser: Parser, options: argparse.Namespace, address: str | None, 
         spec = ad_hoc(address or "", command or ())
     except ValueError as error:
         parser.error(str(error))
+    return _checked(parser, spec, options)
+
+
+def _checked(parser: Parser, spec: ServerSpec, options: argparse.Namespace) -> ServerSpec:
     endpoint = spec.endpoints[0]
     if endpoint.url and (why := misfit(endpoint.url, options.protocol)):
         parser.error(why)

@@ -210,6 +210,15 @@ def test_a_tool_of_a_command_is_called_with_its_progress_on_stderr(capsys):
 
 
 @pytest.mark.requirement("cli.mcp-client")
+def test_a_server_is_named_as_the_router_names_it(capsys):
+    with serving(s.http(full("modern"))) as (port, _):
+        named = ("--server", f"one=http://127.0.0.1:{port}/mcp")
+        assert mcpbridge(capsys, "tools", *named)[1].startswith("echo")
+        assert mcpbridge(capsys, "call", *named, "echo", "a=b") == (0, '{"a": "b"}\n', "")
+        assert mcpbridge(capsys, "tools", *named, "http://127.0.0.1:1/mcp")[0] == 64
+
+
+@pytest.mark.requirement("cli.mcp-client")
 @pytest.mark.parametrize(
     "arguments",
     [("tools",), ("call", "http://127.0.0.1:1/mcp"), ("call", "http://127.0.0.1:1/mcp", "x", "novalue"),
