@@ -20,8 +20,9 @@ def run(name: str, arguments: list[str]) -> int:
     program = name if name == "mcp-gateway" else "mcpbridge gateway"
     parser = Parser(
         program,
-        "Serve many MCP clients over HTTP: all servers behind /mcp, each behind /mcp/NAME."
-        "\nWithout a configuration file it listens on 127.0.0.1:8443 without TLS and without sign-in.",
+        "Serve many MCP clients: by HTTP (/mcp, one server at /mcp/NAME), WebSocket (/ws), HTTP+SSE (/events),"
+        "\nMCPB frames (port 8444) and a unix socket."
+        "\nWithout a configuration file it listens on 127.0.0.1:8443 only, without TLS and without sign-in.",
         [
             (f"{program} --server time='uvx mcp-server-time' --server docs=https://example.com/mcp", "no file"),
             (f"{program} --config gateway.yaml", "a file"),

@@ -87,5 +87,10 @@ def _parser(program: str) -> Parser:
     parser.add_config()
     parser.add_servers()
     parser.add_argument("--direct-mode", metavar="PROTOCOL", help="no gateway; only direct servers of this protocol")
-    parser.add_argument("url", nargs="?", metavar="URL", help="the only server, http or https; or a command after --")
+    parser.add_argument(
+        "url",
+        nargs="?",
+        metavar="URL",
+        help="the only server: http, ws, sse, tcp (with TLS: https, wss, sses, tcps), unix or pipe",
+    )
     return parser
