@@ -63,7 +63,7 @@ class RequestStates:
         """A state for the next round of ``x`` at its backend, that opens for ``ttl`` seconds."""
         assert x.backend is not None
         server = x.backend.server.name
-        state = State(kind, self.instance, principal_hash(x), server, x.backend.name, digest(x.request), content)
+        state = State(kind, self.instance, principal_hash(caller_key(x)), server, x.backend.name, digest(x.request), content)
         return self._sealer.seal(PURPOSE, msgspec.msgpack.encode(state), ttl)
 
     def peek(self, x: Exchange) -> State | None:
@@ -76,7 +76,7 @@ class RequestStates:
             state = msgspec.msgpack.decode(plain, type=State)
         except (SealError, msgspec.MsgspecError):
             return None
-        return state if state.principal == principal_hash(x) else None
+        return state if state.principal == principal_hash(caller_key(x)) else None
 
     def open(self, x: Exchange) -> State:
         """The state that ``x`` brings for the server it goes to.
@@ -149,6 +149,11 @@ def _literal(number: str) -> Any:
     return f"\x00{number}"  # compared as written: no rounding, no limit on digits
 
 
-def principal_hash(x: Exchange) -> bytes:
-    """Who calls, as what is sealed says it."""
-    return hashlib.sha256((x.caller.principal or ANONYMOUS).key.encode()).digest()[:16]
+def principal_hash(key: str) -> bytes:
+    """Whoever has this ``Principal.key``, as what is sealed says it."""
+    return hashlib.sha256(key.encode()).digest()[:16]
+
+
+def caller_key(x: Exchange) -> str:
+    """The ``Principal.key`` of who calls."""
+    return (x.caller.principal or ANONYMOUS).key

@@ -14,7 +14,6 @@ Source: mcp-eras sections 3, 4 and 6 (tasks, handles); MCP 2025-11-25 tasks; ext
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +21,7 @@ import msgspec
 from msgspec import Raw
 
 from mcpbridge.core.exchange import Exchange, Reply
-from mcpbridge.core.state import principal_hash, tells_apart
+from mcpbridge.core.state import caller_key, principal_hash, tells_apart
 from mcpbridge.errors import BridgeError
 from mcpbridge.seal import Sealer, SealError
 from mcpbridge.wire import message as m
@@ -165,13 +164,13 @@ class _Bound(msgspec.Struct, array_like=True, frozen=True):
 
 
 class SealedTasks(TaskIds):
-    """The tasks of one principal on one backend. ``principal``: see ``principal_hash``."""
+    """The tasks of one principal on one backend. ``key``: its ``Principal.key``."""
 
-    __slots__ = ("_backend", "_principal", "_sealer", "_server")
+    __slots__ = ("_backend", "_key", "_sealer", "_server")
 
-    def __init__(self, sealer: Sealer, principal: bytes, backend: Backend) -> None:
+    def __init__(self, sealer: Sealer, key: str, backend: Backend) -> None:
         self._sealer = sealer
-        self._principal = principal
+        self._key = key  # hashed when an id comes by: most calls have none
         self._server = backend.server.name
         self._backend = backend.name
 
@@ -181,12 +180,12 @@ class SealedTasks(TaskIds):
         return super().request(request)
 
     def shown(self, own: str) -> str:
-        bound = _Bound(self._principal, self._server, self._backend, own)
+        bound = _Bound(principal_hash(self._key), self._server, self._backend, own)
         return self._sealer.name(PURPOSE, msgspec.msgpack.encode(bound))
 
     def own(self, shown: str) -> str | None:
         bound = _opened(self._sealer, shown)
-        where = (self._principal, self._server, self._backend)
+        where = (principal_hash(self._key), self._server, self._backend)
         return bound.own if bound is not None and (bound.principal, bound.server, bound.backend) == where else None
 
 
@@ -198,11 +197,11 @@ class TaskSeals:
 
     def of_call(self, x: Exchange, backend: Backend) -> SealedTasks | None:
         """The ids of a modern caller: all share one conversation. None: they pass as they are."""
-        return SealedTasks(self._sealer, principal_hash(x), backend) if tells_apart(x, backend) else None
+        return SealedTasks(self._sealer, caller_key(x), backend) if tells_apart(x, backend) else None
 
     def of_principal(self, key: str, backend: Backend) -> SealedTasks:
         """The ids of whoever has this ``Principal.key``."""
-        return SealedTasks(self._sealer, hashlib.sha256(key.encode()).digest()[:16], backend)
+        return SealedTasks(self._sealer, key, backend)
 
     def home(self, x: Exchange, server: str) -> str | None:
         """The backend of ``server`` whose tasks a modern call is about: of the first one of a listen. None: any will do.
@@ -221,7 +220,7 @@ class TaskSeals:
 
     def _home(self, x: Exchange, server: str, id: Raw | None) -> str | None:
         bound = _opened(self._sealer, text(id) or "")
-        is_callers = bound is not None and (bound.principal, bound.server) == (principal_hash(x), server)
+        is_callers = bound is not None and (bound.principal, bound.server) == (principal_hash(caller_key(x)), server)
         return bound.backend if bound is not None and is_callers else None
 
 
