@@ -180,3 +180,22 @@ def test_a_foreign_file_in_place_of_the_socket_is_73(tmp_path: Path) -> None:
     assert done.returncode == 73
     assert "there is a file that is no socket" in done.stderr
     assert path.read_text() == "precious"
+
+
+def test_a_socket_that_another_gateway_listens_at_is_75_and_stays(tmp_path: Path) -> None:
+    path = str(tmp_path / "gw.sock")
+    variables = {
+        "MCPBRIDGE_SERVER__PORT": "0",
+        "MCPBRIDGE_SERVER__STDIO_SOCKET": path,
+        "MCPBRIDGE_SERVER__PROTOCOLS__STDIO__ENABLED": "true",
+        "MCPBRIDGE_METRICS__ENDPOINT": f"127.0.0.1:{free_port()}",
+    }
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+        command = [sys.executable, "-m", "mcpbridge", "gateway"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=environment(**variables))
+        assert done.returncode == 75
+        assert f"server.stdio_socket: cannot listen on {path}: address already in use" in done.stderr
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
