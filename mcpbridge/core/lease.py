@@ -12,8 +12,9 @@ Source: architecture section 6.5; shared decision 14.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from typing import TYPE_CHECKING
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
 
 from mcpbridge.core.ports import Inbox
 from mcpbridge.core.tasks import share
@@ -22,6 +23,18 @@ from mcpbridge.wire.message import Request
 
 if TYPE_CHECKING:
     from mcpbridge.core.pool import BackendSession, Pool, SessionKey
+
+
+class Asker(Inbox, Protocol):
+    """The call that a leased conversation belongs to."""
+
+    @property
+    def waits_until(self) -> float | None:
+        """Until when (loop time) it waits for its client's answers; None while anything else goes on."""
+
+    def give_way(self) -> None:
+        """End it: its conversation is needed for others."""
+
 
 SPARE = 300.0  # seconds a spare conversation is kept without use
 
@@ -34,7 +47,7 @@ class Leases:
         self._spares: dict[SessionKey, list[BackendSession]] = {}
         self._waiting: dict[SessionKey, deque[asyncio.Future[BackendSession]]] = {}
 
-    async def take(self, key: SessionKey, initialize: Request, asker: Inbox, remaining: float, *, logs: bool) -> BackendSession:
+    async def take(self, key: SessionKey, initialize: Request, asker: Asker, remaining: float, *, logs: bool) -> BackendSession:
         """A conversation whose questions go to ``asker`` until ``give_back``. ``logs``: its log messages must be its own too.
 
         Raises as ``Pool.shared``.
@@ -67,6 +80,24 @@ class Leases:
             self._offer(session)
         elif not self._pool.is_shared(session):
             self._pool.backend.spawn(session.close())
+
+    def make_way(self, principal: str, live: Iterable[BackendSession]) -> bool:
+        """End a call that waits for its client, of the principal that holds the most; whether one was found.
+
+        Only for one that holds fewer by two: whoever answers nothing must not keep a server from everybody else.
+        """
+        held = Counter(session.key.principal for session in live)
+        waiting = [
+            (-held[session.key.principal], until, session.asker)
+            for session in live
+            if session.asker is not None and (until := session.asker.waits_until) is not None
+            if held[session.key.principal] > held[principal] + 1
+        ]
+        if not waiting:
+            return False
+        _, _, asker = min(waiting, key=lambda one: one[:2])  # its oldest
+        asker.give_way()
+        return True
 
     def ended(self, session: BackendSession) -> None:
         """A conversation is over: it is no spare any more."""

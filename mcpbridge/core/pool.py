@@ -5,7 +5,8 @@
     legacy, undeclared    one session per principal and version, shared and multiplexed
     legacy, leased        one to itself for a modern client's call that may be asked (core/lease)
 
-Children are capped per server; idle ones end first; overflow waits, then `server_busy`. A backend that keeps failing to start
+Children are capped per server; idle ones end first, then parked calls of whoever holds the most (`core/lease`); overflow waits, then
+`server_busy`. A backend that keeps failing to start
 is not started again before its back-off is over.
 
 Source: architecture section 6.5; shared decision 14.
@@ -23,7 +24,7 @@ from msgspec import Raw
 
 from mcpbridge.core.backoff import Backoff
 from mcpbridge.core.exchange import Deadline, Era, NoReply, Reply
-from mcpbridge.core.lease import Leases
+from mcpbridge.core.lease import Asker, Leases
 from mcpbridge.core.ports import Inbox, Upstream
 from mcpbridge.core.server import Backend
 from mcpbridge.core.tasks import share, wait_shared
@@ -87,7 +88,7 @@ class BackendSession:
         self.log_level: str | None = None  # as set for modern clients
         self.subscriptions: dict[str, int] = {}  # resource URI -> listens of modern clients that want it
         self.is_initialized = False  # `notifications/initialized` was sent
-        self.asker: Inbox | None = None  # the call that is asked what the server asks now; see core/lease
+        self.asker: Asker | None = None  # the call that is asked what the server asks now; see core/lease
         self.callers: list[Inbox] = []  # calls in flight that cannot be asked, on a pipe: a question belongs to the only one
         self.is_leased = False
         self.is_tainted = False  # what its server asks may be about a call that was cut short
@@ -294,7 +295,7 @@ class Pool:
             del self._shared[key]
 
     async def _open(self, key: SessionKey, initialize: Request | None, owner: Owner | None) -> BackendSession:
-        await self._take_place()
+        await self._take_place(key.principal)
         session = BackendSession(self, key, owner)
         try:
             async with asyncio.timeout(self.start_timeout):
@@ -354,7 +355,7 @@ class Pool:
             session.is_initialized = True
             await session.upstream.notify(m.notification("notifications/initialized"))
 
-    async def _take_place(self) -> None:
+    async def _take_place(self, principal: str) -> None:
         now = monotonic()
         if now < self._not_before and self._last_failure is not None:
             wait = self._not_before - now
@@ -362,6 +363,7 @@ class Pool:
             detail = f"{failure.detail or failure} (next start in {wait:.0f} s)"
             raise BridgeError(failure.reason, detail, sent=False, **({"server": self.backend.server.name} | failure.data))
         ends = now + QUEUE_WAIT
+        made_way = False
         while self.size >= self.limit:
             now = monotonic()
             idle = [s for s in self._live if s.is_idle and now - s.last_used >= MIN_IDLE]
@@ -371,6 +373,8 @@ class Pool:
                 continue
             if now >= ends:
                 raise BridgeError("server_busy", f"all {self.limit} conversations are in use", sent=False)
+            if not made_way and ends - now <= QUEUE_WAIT - MIN_IDLE:
+                made_way = self.leases.make_way(principal, self._live)
             self._freed.clear()
             with suppress(TimeoutError):  # one that was in use becomes idle without telling anybody
                 async with asyncio.timeout(min(LOOK, ends - now)):

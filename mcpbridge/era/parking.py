@@ -237,6 +237,15 @@ class ParkedCall:
         """It is over before the server said so: open questions are refused, then the server is told to cancel."""
         self._fail(BridgeError(fault, reason), reason)
 
+    @property
+    def waits_until(self) -> float | None:
+        is_waiting = self._x is None and self._outcome is None and self.questions
+        return min(question.until for question in self.questions.values()) if is_waiting else None
+
+    def give_way(self) -> None:
+        _log.info("a parked call is ended: others need its conversation", server=self.server, method=self.method)
+        self.end(f"server {self.server!r} was needed by others while the client did not answer", "server_busy")
+
     async def _turn(self, x: Exchange) -> Response:
         """Wait for the outcome or for questions; tell the client which it is."""
         self._x = x

@@ -129,3 +129,18 @@ async def test_a_thousand_parked_calls_of_a_hundred_principals_each_get_their_ow
         seed.shuffle(order)
         await asyncio.gather(*(finish(n) for n in order))
         assert len(parking) == 0
+
+
+async def test_whoever_answers_nothing_does_not_keep_a_server_from_the_others(
+    bridge: Bridge, parking: Parking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every conversation of the server waits for Ann; Bob gets one, and Ann hears which call of hers is over."""
+    monkeypatch.setattr("mcpbridge.core.pool.MIN_IDLE", 0.05)
+    servers = Asking(FORM)
+    server = legacy(bridge, servers, limit=3)
+    states = [(await asked(bridge, server))["requestState"] for _ in range(3)]
+    assert "requestState" in await asked(bridge, server, principal=BOB)
+    with refused("server_busy", 1009):
+        await say(bridge, server, retry(states[0], {"elicitation_1": YES}))
+    assert (await say(bridge, server, retry(states[1], {"elicitation_1": YES})))["said"] == [YES]
+    assert (await say(bridge, server, retry(states[2], {"elicitation_1": YES})))["said"] == [YES]
