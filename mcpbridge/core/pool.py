@@ -5,9 +5,8 @@
     legacy, undeclared    one session per principal and version, shared and multiplexed
     legacy, leased        one to itself for a modern client's call that may be asked (core/lease)
 
-Children are capped per server; idle ones end first, then parked calls of whoever holds the most (`core/lease`); overflow waits, then
-`server_busy`. A backend that keeps failing to start
-is not started again before its back-off is over.
+Children are capped per server; idle ones end first, then parked calls of whoever holds the most; overflow waits, then
+`server_busy`. A backend that keeps failing to start is not started again before its back-off is over.
 
 Source: architecture section 6.5; shared decision 14.
 """
