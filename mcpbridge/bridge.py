@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Literal, NamedTuple
@@ -41,6 +41,7 @@ from mcpbridge.wire.message import Notification, Response
 
 _log = log("bridge")
 SWEEP = 15.0  # seconds between looks at idle sessions and conversations
+SUMMARY = 4  # looks between two lines about the protocols in use: a minute
 FIRST_CHECK = 1.0  # seconds after which a server that is not up is looked at again
 MAX_CHECK = 30.0
 IDLE_SHARED = 900.0  # seconds a shared conversation of a network server is kept without use
@@ -205,12 +206,27 @@ class Bridge:
             announce(session, server)
 
     async def _sweep(self) -> None:
+        looks = 0
         while True:
             await asyncio.sleep(SWEEP)
+            looks += 1
+            if looks % SUMMARY == 0:
+                self.tell_shares()
             await self.sessions.sweep()
             for server in self.servers.values():
                 for backend in server.backends:
                     await backend.pool.sweep()
+
+    def tell_shares(self) -> None:
+        """One line about which protocols the calls since the start went to. Source: contract log.protocol-assignment."""
+        calls: Counter[str] = Counter()
+        for server in self.servers.values():
+            for backend in server.backends:
+                calls[backend.protocol] += backend.outcome.calls
+        total = calls.total()
+        if calls:
+            shares = {protocol: round(count / total, 4) if total else 0.0 for protocol, count in sorted(calls.items())}
+            _log.info("calls by protocol", event="protocol_assignment", calls=total, shares=shares)
 
 
 async def _keep_checking(backend: Backend) -> None:

@@ -108,6 +108,11 @@ class Reach:
             if isinstance(way.dial, DetectedDial):
                 way.dial.attach(backend)
                 self.detected.append(way.dial)
+            else:
+                _log.info(
+                    "protocol assigned", event="protocol_assignment", protocol=backend.protocol, server=server.name,
+                    backend=backend.name,
+                )  # fmt: skip
         return server
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from mcpbridge.core.server import Backend
 from mcpbridge.detection import Detection
 from mcpbridge.era import Crossings
 from mcpbridge.errors import BridgeError
+from mcpbridge.observe.log import configure
 from mcpbridge.observe.metrics import Registry
 from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.wiring import Reach
@@ -176,3 +178,20 @@ async def test_the_memory_can_be_cleared_and_filled_anew(bridge):
         assert told["changed"] == [{"target": setting.url, "before": None, "after": "http"}]
         assert (await actions["/protocols/detect/refresh"]({}))["changed"] == []
         await setting.reach.close()
+
+
+@pytest.mark.requirement("log.protocol-assignment")
+async def test_a_server_that_gets_its_protocol_and_the_shares_of_all_are_logged_as_assignments(bridge, capsys):
+    configure("info", "json")
+    async with running(s.http(s.modern()), Shape(), Counts()) as port:
+        setting = Setting(bridge, port)
+        setting.reach.add(ad_hoc("", ["some-command"]))
+        await setting.backend.check(5.0)
+        bridge.tell_shares()
+        await setting.reach.close()
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assigned = [line for line in lines if line.get("event") == "protocol_assignment"]
+    assert [(line["message"], line["protocol"]) for line in assigned] == [
+        ("protocol assigned", "stdio"), ("protocol assigned", "http"), ("calls by protocol", "none"),
+    ]  # fmt: skip
+    assert set(assigned[-1]["shares"]) == {"http", "stdio"}
