@@ -195,3 +195,24 @@ async def test_a_server_that_gets_its_protocol_and_the_shares_of_all_are_logged_
         ("protocol assigned", "stdio"), ("protocol assigned", "http"), ("calls by protocol", "none"),
     ]  # fmt: skip
     assert set(assigned[-1]["shares"]) == {"http", "stdio"}
+
+
+async def test_a_server_that_comes_back_with_another_protocol_is_found_out_anew(bridge):
+    now = {"serve": s.http(s.modern()), "clock": 1000.0}
+
+    async def serve(wire: Any) -> None:
+        await now["serve"](wire)
+
+    async with running(serve, Shape(), Counts()) as port:
+        setting = Setting(bridge, port)
+        setting.detection.detector._clock = lambda: now["clock"]
+        await setting.backend.check(5.0)
+        assert setting.backend.protocol == "http"
+        now["serve"] = s.websocket("modern")
+        setting.backend.failed(BridgeError("http_not_found", "the answer to the next call"))
+        assert setting.backend.state == "down"
+        now["clock"] += 6.0  # a target is not examined twice within five seconds
+        await setting.backend.check(5.0)
+        assert (setting.backend.protocol, setting.backend.state) == ("websocket", "ok")
+        assert setting.detection.snapshot().accuracy.total >= 1
+        await setting.reach.close()

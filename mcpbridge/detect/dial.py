@@ -105,6 +105,7 @@ class DetectedDial:
             reason = backend.fault or ""
             if reason in _REFUTES:
                 self._detector.contradicted(self.url, reason)
+                backend.spawn(backend.pool.close())  # what speaks the wrong protocol would be used on: HTTP keeps no connection
             else:
                 self._detector.forget(self.url)  # what comes back may be another server
 
