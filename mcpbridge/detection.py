@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 class Detection:
-    """See the module. ``configured``: the addresses of the servers, read when an API caller asks; ``allowed``: further targets;
-    ``loopback``: whether those of this machine may be probed, too."""
+    """See the module. ``configured``: the addresses of the servers, read when an API caller asks, ``auto`` of those without a
+    protocol; ``allowed``: further targets; ``loopback``: whether those of this machine may be probed, too."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Detection:
         cache: float,
         fallback: str,
         configured: Callable[[], Iterable[str]],
+        auto: Callable[[], Iterable[str]],
         allowed: Iterable[str] = (),
         loopback: bool = False,
         accuracy_target: float | None = None,
@@ -65,6 +66,7 @@ class Detection:
         self._registry = registry
         self._name = f"mcp_{role}_protocol_detection"
         self._configured = configured
+        self._auto = auto
         self._allowed = tuple(allowed)
         self._loopback = loopback
         self._accuracy_target = accuracy_target
@@ -136,7 +138,7 @@ class Detection:
         return {"results": [shown(verdict, cached=cached) for verdict, cached in found]}
 
     async def _refresh(self, _body: dict[str, Any]) -> Any:
-        found, changed = await self.detector.refresh(list(dict.fromkeys(self._configured())))
+        found, changed = await self.detector.refresh(list(dict.fromkeys(self._auto())))
         results = [shown(verdict, cached=False) for verdict, _ in found]
         return {"refreshed": len(results), "changed": changed, "results": results}
 

@@ -42,7 +42,7 @@ from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.sse.dial import Comeback
 from mcpbridge.transports.stdio.launch import withhold
-from mcpbridge.wiring import Reach, first_of, on_signals, raise_fd_limit, run, through_proxy
+from mcpbridge.wiring import Reach, first_of, is_open, on_signals, raise_fd_limit, run, through_proxy
 
 _log = log("gateway")
 SNAPSHOT_AGE = 1.0  # seconds a snapshot is served before a new one is made (contract http.status)
@@ -211,6 +211,7 @@ class Gateway:
             cache=found.cache_duration,
             fallback=found.fallback_protocol,
             configured=lambda: [e.url for spec in self._config.servers for e in spec.endpoints if e.url],
+            auto=lambda: [e.url for spec in self._config.servers for e in spec.endpoints if is_open(e)],
             allowed=found.allowed_targets,
             accuracy_target=found.accuracy_target,
             via=through_proxy,

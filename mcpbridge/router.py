@@ -49,7 +49,7 @@ from mcpbridge.transports.stdio.standard import open_standard
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members
 from mcpbridge.wire.message import Request, Response
-from mcpbridge.wiring import Reach, client_tls, first_of, on_signals, run, through_proxy
+from mcpbridge.wiring import Reach, client_tls, first_of, is_open, on_signals, run, through_proxy
 
 _log = log("router")
 INITIALIZE_WAIT = 3.0  # seconds an unknown server may delay initialize and lists
@@ -169,6 +169,7 @@ def _detecting(config: RouterConfig, bridge: Bridge, status: Status) -> Detectio
         cache=POSITIVE_TTL,
         fallback="none" if fallback == "none" or (fallback == "gateway" and gateway_address(config)) else "http",
         configured=lambda: [e.url for spec in config.servers for e in spec.endpoints if e.url],
+        auto=lambda: [e.url for spec in config.servers for e in spec.endpoints if is_open(e)],
         allowed=found.allowed_targets,
         loopback=True,
         via=through_proxy,

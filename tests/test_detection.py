@@ -31,7 +31,7 @@ class Setting:
         self.registry = registry or Registry(role="router")
         self.detection = Detection(
             bridge.spawn, self.registry, role="router", enabled=True, timeout=1.0, cache=300.0, fallback=fallback,
-            configured=lambda: [self.url], loopback=True,
+            configured=lambda: [self.url], auto=lambda: [self.url], loopback=True,
         )  # fmt: skip
         self.reach = Reach(bridge, detector=self.detection.detector, fallback=fallback)
         self.server = self.reach.add(ad_hoc(self.url))

@@ -50,6 +50,7 @@ mcpbridge: one bridge and gateway for the Model Context Protocol
 examples:
   mcpbridge router -- npx -y @modelcontextprotocol/server-memory   one server for your editor, no file
   mcpbridge gateway --server time='uvx mcp-server-time'            a gateway on http://127.0.0.1:8443/mcp
+  mcpbridge test --endpoint https://example.com/mcp                can it be reached, and if not, where does it fail
   mcpbridge tui                                                    what it is doing
   mcpbridge help errors 1004                                       what an error means and what to do
 
@@ -57,7 +58,8 @@ commands:
 {commands}
 
 Each command has --help. mcp-router and mcp-gateway are short for mcpbridge router and mcpbridge gateway.
-exit status: 0 ok, 64 usage, 65 bad data, 66 no such file, 74 I/O, 75 try again, 78 configuration, 130 Ctrl-C, 143 SIGTERM"""
+exit status: 0 ok, 64 usage, 65 bad data, 66 no such file, 69 not reached, 74 I/O, 75 try again, 76 not that protocol,
+77 sign-in refused, 78 configuration, 130 Ctrl-C, 143 SIGTERM"""
 
 
 def _errors(name: str, wanted: str) -> int:
