@@ -113,18 +113,19 @@ async def test_h11_agrees_or_the_bridge_refuses(engine: tuple[Engine, int], step
     differ(ours, theirs)
 
 
+@pytest.mark.parametrize("step", [7, WHOLE])
 @pytest.mark.parametrize("name", ["nginx", "haproxy"])
-async def test_proxies_agree_or_the_bridge_refuses(engine: tuple[Engine, int], name: str, tmp_path: Path) -> None:
+async def test_proxies_agree_or_the_bridge_refuses(engine: tuple[Engine, int], name: str, step: int, tmp_path: Path) -> None:
     if (NGINX if name == "nginx" else HAPROXY) is None:
         pytest.skip(f"{name} is not installed")
-    ours = await readings(*engine, WHOLE)
+    ours = await readings(*engine, step)
     behind = Behind()
     await behind.start()
     with proxy(name, tmp_path, behind.port) as port:
 
         async def one(vector: str) -> Reading:
             enough = len(ours[vector].messages)
-            return await read_over(port, VECTORS[vector] + NEXT, WHOLE, enough, lambda own: behind.seen[own])
+            return await read_over(port, VECTORS[vector] + NEXT, step, enough, lambda own: behind.seen[own])
 
         theirs = dict(zip(VECTORS, await asyncio.gather(*map(one, VECTORS)), strict=True))
     behind.close()
