@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from typing import NamedTuple
 
 from mcpbridge.cli.parsing import Parser
@@ -15,6 +16,9 @@ from mcpbridge.config.kinds import parse_duration
 from mcpbridge.config.protocols import PROTOCOLS, misfit
 from mcpbridge.config.sections import ServerSpec
 from mcpbridge.config.servers import ad_hoc, changed, endpoint_fault
+
+_BARE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}").fullmatch
+_BARE_SCHEMES = {"websocket": "ws", "tcp_binary": "tcp"}
 
 
 class Split(NamedTuple):
@@ -65,8 +69,10 @@ def server_of(parser: Parser, options: argparse.Namespace, address: str | None, 
     check_protocol(parser, options.protocol)
     if address is not None and address.startswith("/"):
         address = f"unix://{address}"
+    if address is not None and _BARE(address):  # a protocol that none names is found out behind http://
+        address = f"{_BARE_SCHEMES.get(options.protocol, 'http')}://{address}"
     if address is not None and "://" not in address:
-        parser.error(f"{address!r} is no address; one begins with http://, ws://, tcp:// or unix://")
+        parser.error(f"{address!r} is no address; one begins with http://, ws://, tcp:// or unix://, or is HOST:PORT")
     try:
         spec = ad_hoc(address or "", command or ())
     except ValueError as error:

@@ -6,6 +6,8 @@
     ws, tcp          what the scheme says
     unix             lines, HTTP beside it
 
+A place that speaks Streamable HTTP beside others is taken for that: what another probe proves waits GRACE for the two POSTs.
+
 Source: reliability section 6 (order and timing); RFC 8305.
 """
 
@@ -15,6 +17,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mcpbridge.core.detect import BUDGET, Target, Tried, Verdict
@@ -25,6 +28,7 @@ from mcpbridge.wire.proof import CLOSED
 
 MARGIN = 0.02  # seconds of it to end in
 SPECULATIVE = 0.15  # seconds `initialize` has before the event stream is tried beside it
+GRACE = 0.2  # seconds a proof of another transport waits for the answers to both POSTs
 STAGGER = 0.04  # seconds between the starts of two kinds of probes
 
 Probe = Callable[[], Coroutine[Any, Any, Proof]]
@@ -56,10 +60,12 @@ async def examine(
                 site.tls = True
                 proof = await _run(site, spawn, notes)
     except TimeoutError:
-        pass  # what was proven is all there is
+        proof = notes.second  # what was proven is all there is
     except Unreachable as error:
         notes.said.append(str(error))
     said = [*([proof.said] if proof is not None else dict.fromkeys(notes.said))]
+    if proof is not None and proof.path and target.path in ("", "/"):
+        said.append(f"answered at {proof.path}")
     if site is not None and site.untrusted:
         said.append(site.untrusted)
     took = round((time.monotonic() - started) * 1000, 3)
@@ -86,6 +92,8 @@ class _Notes:
         self.said: list[str] = []
         self.tried: list[Tried] = []
         self.tls = False
+        self.posted = asyncio.Event()  # both POSTs came to nothing
+        self.second: Proof | None = None  # of another transport, until the POSTs are judged
 
     @property
     def may_want_tls(self) -> bool:
@@ -111,21 +119,44 @@ class _Notes:
             self.tried.append(Tried(name, outcome, round((time.monotonic() - started) * 1000, 3)))
         return None
 
+    async def after_posts(self, name: str, probe: Probe) -> Proof | None:
+        """Run one probe; its proof counts after GRACE, or once no POST can prove anything any more."""
+        proof = await self.take(name, probe)
+        if proof is not None and not self.posted.is_set():
+            self.second = proof
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GRACE):
+                    await self.posted.wait()
+        return proof
+
+    async def last_post(self, probe: Probe) -> Proof | None:
+        """Run the POST after which no other comes. One that proves lets nobody else go on."""
+        proof = await self.take("http", probe)
+        if proof is None:
+            self.posted.set()
+        return proof
+
 
 async def _run(site: Site, spawn: Spawn, notes: _Notes) -> Proof | None:
     scheme = site.target.scheme
     http = HttpProbes(site, spawn)
 
     async def web() -> Proof | None:
-        return await staggered([_noted(notes, "http", http.discover), _noted(notes, "http", http.initialize),
-                                _noted(notes, "sse", http.events)], PATIENCE, SPECULATIVE)  # fmt: skip
+        return await staggered([_noted(notes, "http", http.discover), lambda: notes.last_post(http.initialize),
+                                lambda: notes.after_posts("sse", http.events)], PATIENCE, SPECULATIVE)  # fmt: skip
 
-    socket_, binary, plain = (
+    binary, plain = (
         _noted(notes, name, lambda probe=probe: probe(site))  # type: ignore[misc]
-        for name, probe in (("websocket", websocket), ("tcp_binary", mcpb), ("stdio", lines))
+        for name, probe in (("tcp_binary", mcpb), ("stdio", lines))
     )
+
+    async def socket_() -> Proof | None:
+        return await notes.after_posts("websocket", lambda: websocket(site))
+
+    notes.posted.clear()
     try:
         if scheme in ("ws", "wss"):
+            notes.posted.set()  # none is sent
             return await socket_()
         if scheme in ("tcp", "tcps"):
             return await binary()

@@ -1,6 +1,7 @@
 """What proves that a server speaks MCP, judged from bytes. Positive proofs only; whatever is no proof says nothing.
 
     server/discover ->  DiscoverResult, or an error that only a modern server knows       modern (dual, when it says so)
+    either          ->  an error of a bridge whose servers are away                       as if it had answered
     initialize      ->  InitializeResult                                                  legacy
     GET             ->  first SSE event is `endpoint`, on the same origin                 HTTP+SSE
     401, 403        ->  a Bearer challenge                                                HTTP, sign-in needed
@@ -20,7 +21,7 @@ from urllib.parse import urljoin, urlsplit
 
 from msgspec import Raw
 
-from mcpbridge.errors import BridgeError
+from mcpbridge.errors import FAULTS, BridgeError
 from mcpbridge.wire import message as m
 from mcpbridge.wire.chunked import ChunkedBody
 from mcpbridge.wire.envelope import parse
@@ -36,6 +37,8 @@ Asked = Literal["server/discover", "initialize"]
 MAX_BODY = 65_536  # bytes of an unpacked answer
 CLOSED = "closed without an answer"  # what a TLS port does to plain text when it sends no alert
 DISCOVER_ID, INITIALIZE_ID = 7_150_101, 7_150_102  # numbers that no server says by itself
+
+_AWAY = (502, 503, 504)  # statuses of a bridge whose servers are away; nobody else's error there proves anything
 
 _VERSION = re.compile(r"20\d\d-\d\d-\d\d").fullmatch
 _CHALLENGE = re.compile(r"(?:^|,)\s*bearer(?:\s|,|$)", re.IGNORECASE).search
@@ -54,6 +57,7 @@ class Finding(NamedTuple):
     session: str | None = None
     path: str | None = None
     tls: bool = False
+    is_away: bool = False  # said by a bridge like this one, in place of servers that are away
 
 
 def question(asked: Asked) -> bytes:
@@ -120,6 +124,9 @@ def _answered(answer: Response, asked: Asked, status: int) -> Finding | None:
     wanted = DISCOVER_ID if asked == "server/discover" else INITIALIZE_ID
     if answer.error is not None and answer.id in (wanted, None):
         era = _modern_error(answer.error, status)
+        if era is None and answer.id == wanted and _is_ours(answer.error):
+            era = "modern" if asked == "server/discover" else "legacy"
+            return Finding(era, f"{asked}: a bridge whose servers are away", is_away=True)
         if era is None:
             return Finding(None, f"{asked}: a JSON-RPC error")
         return Finding(era, f"{asked}: an error that only a modern server knows")
@@ -169,6 +176,17 @@ def _modern_error(error: Raw, status: int) -> Era | None:
         return "modern" if is_modern else None
     except BridgeError:
         return None
+
+
+def _is_ours(error: Raw) -> bool:
+    """An error of a bridge like this one, whose servers are away: `data` has its reason by the name that goes with the code."""
+    try:
+        said = members(error, "bad_answer")
+        data = members(said.get("data"), "bad_answer")
+    except BridgeError:
+        return False
+    fault = FAULTS.get(text(data.get("reason")) or "")
+    return fault is not None and fault.code > 0 and bytes(said.get("code") or b"") == b"%d" % fault.code
 
 
 def _is_object(raw: Raw | None) -> bool:
@@ -279,9 +297,9 @@ def judge_post(reply: HttpReply, asked: Asked) -> Finding | None:
     if not reply.complete and not reply.broken:
         return None
     body = reply.body
-    if head.status in (200, 400, 404) and _kind(head) == "application/json":
+    if head.status in (200, 400, 404, *_AWAY) and _kind(head) == "application/json":
         found = judge(body, asked, head.status)
-        if found is not None and (head.status == 200 or found.era == "modern"):
+        if found is not None and (head.status == 200 or (found.era == "modern" and (head.status < 500 or found.is_away))):
             return found._replace(session=session)
     return _refused(head, body, asked)
 

@@ -181,6 +181,23 @@ def test_detect_names_protocol_era_confidence_and_evidence(capsys):
     assert mcpbridge(capsys, "detect", "gopher://x")[0] == 64
 
 
+@pytest.mark.requirement("cli.detect")
+def test_detect_says_which_path_answered_when_none_was_given(capsys):
+    with serving(s.http(s.modern())) as (port, _):
+        for place in (f"127.0.0.1:{port}", f"http://127.0.0.1:{port}"):
+            status, out, _ = mcpbridge(capsys, "detect", place)
+            assert status == 0 and out.endswith("answered at /mcp\n")
+        assert "answered at" not in mcpbridge(capsys, "detect", f"http://127.0.0.1:{port}/mcp")[1]
+
+
+@pytest.mark.requirement("cli.mcp-client")
+def test_host_and_port_alone_are_an_address(capsys):
+    with serving(s.http(full("modern"))) as (port, _), serving(s.websocket("legacy", path="/")) as (socket, _):
+        assert mcpbridge(capsys, "tools", f"127.0.0.1:{port}")[0] == 0
+        assert mcpbridge(capsys, "test", "--endpoint", f"localhost:{port}")[0] == 0
+        assert "initialize" in mcpbridge(capsys, "test", "--protocol", "websocket", "--endpoint", f"localhost:{socket}")[1]
+
+
 @pytest.mark.requirement("cli.mcp-client")
 @pytest.mark.parametrize("era", ["modern", "legacy"])
 def test_tools_are_listed_called_and_resources_read_in_both_eras(capsys, era):

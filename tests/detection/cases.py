@@ -8,6 +8,7 @@ Source: reliability section 6 (hard cases).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -297,6 +298,44 @@ def _events() -> Iterator[Case]:
     yield Case(
         "Streamable HTTP and HTTP+SSE", found("http", "legacy"), lambda: s.http(s.first_of(s.legacy(), s.events())), ROOT
     )
+    for where in (ROOT, BARE):
+        yield Case(
+            f"late Streamable HTTP, HTTP+SSE at once, {where[:4]}",
+            found("http", "legacy"),
+            lambda: s.http(_later_than_sse()),
+            where,
+        )
+    yield Case(
+        "late Streamable HTTP, WebSocket at once",
+        found("http", "legacy"),
+        lambda: s.websocket("legacy", otherwise=_late_posts),
+        ROOT,
+    )
+
+
+def _later_than_sse() -> s.Behaviour:
+    """Streamable HTTP that says nothing before the event stream beside it was asked for."""
+    asked = asyncio.Event()
+
+    async def behave(request: Request, counts: Counts) -> Answer | None:
+        if request.method == "GET":
+            if request.path == "/sse":
+                asked.set()
+            return await s.events()(request, counts)
+        if request.method == "POST":
+            await asked.wait()
+            await asyncio.sleep(0.05)
+        return await s.legacy()(request, counts)
+
+    return behave
+
+
+async def _late_posts(request: Request, counts: Counts) -> Answer | None:
+    """Streamable HTTP of a server that takes long to start, beside HTTP+SSE that is there at once."""
+    if request.method == "GET":
+        return await s.events()(request, counts)
+    await asyncio.sleep(0.08)
+    return await s.legacy()(request, counts)
 
 
 async def _silent_posts(request: Request, counts: Counts) -> Answer | None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcpbridge.errors import BridgeError, to_wire
 from mcpbridge.wire.proof import (
     DISCOVER_ID,
     INITIALIZE_ID,
@@ -130,6 +131,19 @@ def test_any_chunking_gives_the_same_finding(step, streamed):
 @pytest.mark.parametrize("status", [201, 202, 401, 403, 429, 500, 502, 503])
 def test_a_proof_in_the_body_of_another_status_is_none(status):
     assert read(http(status, answer(DISCOVER_ID, result=HELLO))).era is None
+
+
+def test_a_bridge_whose_servers_are_away_is_still_a_bridge_and_an_error_that_looks_like_its_own_is_not():
+    said = to_wire(BridgeError("server_exited", "x"))
+    for status in (200, 502, 503, 504):
+        assert read(http(status, answer(DISCOVER_ID, error=said))).era == "modern"
+    assert read(http(200, answer(INITIALIZE_ID, error=said)), "initialize").era == "legacy"
+    assert read(http(500, answer(DISCOVER_ID, error=said))).era is None
+    assert read(http(502, answer(None, error=said))).era is None
+    for wrong in ({"code": 1018}, {"code": 1018, "data": {"reason": "x"}}, said | {"code": 1004}, said | {"code": "1018"}):
+        assert read(http(200, answer(DISCOVER_ID, error=wrong))).era is None
+    method = to_wire(BridgeError("method_not_found", "x"))  # the specification's codes are anybody's
+    assert read(http(200, answer(DISCOVER_ID, error=method))).era is None
 
 
 def test_the_session_of_initialize_comes_with_the_finding():
