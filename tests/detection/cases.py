@@ -298,13 +298,7 @@ def _events() -> Iterator[Case]:
     yield Case(
         "Streamable HTTP and HTTP+SSE", found("http", "legacy"), lambda: s.http(s.first_of(s.legacy(), s.events())), ROOT
     )
-    for where in (ROOT, BARE):
-        yield Case(
-            f"late Streamable HTTP, HTTP+SSE at once, {where[:4]}",
-            found("http", "legacy"),
-            lambda: s.http(_later_than_sse()),
-            where,
-        )
+    yield Case("late Streamable HTTP, HTTP+SSE at once", found("http", "legacy"), lambda: s.http(_later_than_sse()), ROOT)
     yield Case(
         "late Streamable HTTP, WebSocket at once",
         found("http", "legacy"),
