@@ -2,6 +2,7 @@
 
     take   the shared conversation of the key when nobody asks in it, else a spare one, else a new one
     give   back to whoever waits, or to the spares; one whose call was cut short is never leased again
+    dial   no more at once than calls wait; one that has no place yet is given up when a freed conversation came first
 
 Calls that cannot be asked go on using the shared conversation meanwhile: a server asks on behalf of the call that may be.
 A server that was told to cancel may still ask about the old call, so its conversation must not serve another one.
@@ -39,6 +40,10 @@ class Asker(Inbox, Protocol):
 SPARE = 300.0  # seconds a spare conversation is kept without use
 
 
+class Unwanted(Exception):
+    """Whoever a dial was begun for has a conversation already."""
+
+
 class Leases:
     """The leased conversations of one pool."""
 
@@ -46,6 +51,7 @@ class Leases:
         self._pool = pool
         self._spares: dict[SessionKey, list[BackendSession]] = {}
         self._waiting: dict[SessionKey, deque[asyncio.Future[BackendSession]]] = {}
+        self._dials: dict[SessionKey, set[object]] = {}  # in progress; one token each
 
     async def take(self, key: SessionKey, initialize: Request, asker: Asker, remaining: float, *, logs: bool) -> BackendSession:
         """A conversation whose questions go to ``asker`` until ``give_back``. ``logs``: its log messages must be its own too.
@@ -125,8 +131,8 @@ class Leases:
         waiting = self._waiting.setdefault(key, deque())
         mine: asyncio.Future[BackendSession] = asyncio.get_running_loop().create_future()
         waiting.append(mine)
-        opening = share(self._pool.backend.spawn, self._pool.another(key, initialize))
-        opening.add_done_callback(lambda done: self._opened(key, done))
+        if self._missing(key) > 0:
+            self._dial(key, initialize)
         try:
             async with asyncio.timeout(remaining):
                 return await asyncio.shield(mine)
@@ -149,14 +155,35 @@ class Leases:
         elif mine.exception() is None:
             self.give_back(mine.result(), is_clean=True)
 
-    def _opened(self, key: SessionKey, done: asyncio.Future[BackendSession]) -> None:
-        error = done.exception()
-        if error is None:
-            self._offer(done.result())
-            return
-        mine = self._next(key)
-        if mine is not None:
-            mine.set_exception(error)
+    def _missing(self, key: SessionKey) -> int:
+        """How many calls wait for whom no dial is in progress; below zero: dials that nobody waits for."""
+        return sum(not mine.done() for mine in self._waiting.get(key, ())) - len(self._dials.get(key, ()))
+
+    def _dial(self, key: SessionKey, initialize: Request) -> None:
+        token = object()
+        self._dials.setdefault(key, set()).add(token)
+
+        def check() -> None:
+            if self._missing(key) < 0:
+                self._undial(key, token)  # at once: of two that look now, only the surplus one goes
+                raise Unwanted
+
+        def ended(done: asyncio.Future[BackendSession]) -> None:
+            self._undial(key, token)
+            error = done.exception()
+            if error is None:
+                self._offer(done.result())
+            elif not isinstance(error, Unwanted) and self._missing(key) > 0 and (mine := self._next(key)) is not None:
+                mine.set_exception(error)
+
+        share(self._pool.backend.spawn, self._pool.another(key, initialize, check)).add_done_callback(ended)
+
+    def _undial(self, key: SessionKey, token: object) -> None:
+        dials = self._dials.get(key)
+        if dials is not None:
+            dials.discard(token)
+            if not dials:
+                del self._dials[key]
 
     def _offer(self, session: BackendSession) -> None:
         mine = self._next(session.key)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import NamedTuple, Protocol
@@ -34,6 +35,8 @@ from mcpbridge.wire.spec import LISTEN_FLAGS
 
 _NO_REPLY = NoReply()
 _NEWS = frozenset(LISTEN_FLAGS.values())
+Check = Callable[[], None]
+"""Raises when what is being opened is not wanted any more."""
 MIN_IDLE = 1.0  # seconds without use after which a conversation may be ended to make room
 LOOK = 0.25  # seconds between looks for one that became idle
 PATIENCE = 15.0  # seconds a call waits for a server that is (and goes on) starting; longer than the era probe's silence
@@ -217,10 +220,13 @@ class Pool:
             future.add_done_callback(self._discard)  # whoever wanted it is gone: it must not live on without an owner
             raise
 
-    async def another(self, key: SessionKey, initialize: Request) -> BackendSession:
-        """A further conversation for ``key``, beside the shared one. Raises as ``shared``."""
+    async def another(self, key: SessionKey, initialize: Request, check: Check) -> BackendSession:
+        """A further conversation for ``key``, beside the shared one. Raises as ``shared``.
+
+        ``check`` raises when it is not wanted any more; asked until there is a place for it.
+        """
         self.misses += 1
-        return await self._open(key, initialize, None)
+        return await self._open(key, initialize, None, check)
 
     def shared_now(self, key: SessionKey) -> BackendSession | None:
         """The conversation that everybody with this key gets, if it is there."""
@@ -293,8 +299,10 @@ class Pool:
         if done.exception() is not None and self._shared.get(key) is done:
             del self._shared[key]
 
-    async def _open(self, key: SessionKey, initialize: Request | None, owner: Owner | None) -> BackendSession:
-        await self._take_place(key.principal)
+    async def _open(
+        self, key: SessionKey, initialize: Request | None, owner: Owner | None, check: Check | None = None
+    ) -> BackendSession:
+        await self._take_place(key.principal, check)
         session = BackendSession(self, key, owner)
         try:
             async with asyncio.timeout(self.start_timeout):
@@ -354,7 +362,7 @@ class Pool:
             session.is_initialized = True
             await session.upstream.notify(m.notification("notifications/initialized"))
 
-    async def _take_place(self, principal: str) -> None:
+    async def _take_place(self, principal: str, check: Check | None) -> None:
         now = monotonic()
         if now < self._not_before and self._last_failure is not None:
             wait = self._not_before - now
@@ -363,7 +371,11 @@ class Pool:
             raise BridgeError(failure.reason, detail, sent=False, **({"server": self.backend.server.name} | failure.data))
         ends = now + QUEUE_WAIT
         made_way = False
-        while self.size >= self.limit:
+        while True:
+            if check is not None:
+                check()
+            if self.size < self.limit:
+                break
             now = monotonic()
             idle = [s for s in self._live if s.is_idle and now - s.last_used >= MIN_IDLE]
             if idle:

@@ -86,14 +86,15 @@ async def test_a_second_call_has_a_conversation_of_its_own_which_is_kept_as_a_sp
 
 async def test_a_call_that_waits_gets_what_another_one_gives_back_before_a_new_one_is_up(pool: Pool, servers: Scripted) -> None:
     one = await take(pool)
-    ready = asyncio.Event()
+    ready, begun = asyncio.Event(), asyncio.Event()
 
     async def slow(_era: Era) -> None:
+        begun.set()
         await ready.wait()
 
     servers.dialled = slow
     waiting = asyncio.ensure_future(take(pool, Ear("2")))
-    await until(lambda: pool.leases._waiting)
+    await begun.wait()
     give_back(pool, one)
     assert await waiting is one
     assert await who(one) == "2"
@@ -101,6 +102,68 @@ async def test_a_call_that_waits_gets_what_another_one_gives_back_before_a_new_o
     await until(lambda: len(servers.talks) == 2 and pool.leases._spares)
     assert (await take(pool)) is not one
     assert len(servers.talks) == 2
+
+
+async def test_calls_that_wait_share_the_dials_in_progress(bridge: Bridge, servers: Scripted) -> None:
+    pool = add(bridge, servers, limit=50).backends[0].pool
+    held = [await take(pool)]
+    ready = asyncio.Event()
+
+    async def slow(_era: Era) -> None:
+        nonlocal dials
+        dials += 1
+        await ready.wait()
+
+    dials = 0
+    servers.dialled = slow
+    for _ in range(20):  # each is served by what the one before gives back, while its own dial still runs
+        waiting = asyncio.ensure_future(take(pool))
+        await until(lambda: pool.leases._waiting and dials)
+        give_back(pool, held.pop())
+        held.append(await waiting)
+    assert dials == 1
+    crowd = [asyncio.ensure_future(take(pool)) for _ in range(5)]
+    await until(lambda: dials == 5)
+    ready.set()
+    assert len({id(session) for session in await asyncio.gather(*crowd)}) == 5
+    assert not (pool.leases._dials or pool.leases._waiting)
+    assert len(servers.talks) == 6
+
+
+async def test_a_dial_without_a_place_is_given_up_when_a_freed_conversation_comes_first(pool: Pool, servers: Scripted) -> None:
+    one, two = await take(pool), await take(pool)
+    waiting = [asyncio.ensure_future(take(pool)) for _ in range(3)]
+    await until(lambda: len(pool.leases._dials.get(KEY, ())) == 3)
+    for session in (one, two):
+        give_back(pool, session)
+    give_back(pool, await waiting[0])
+    assert [await waiting[1], await waiting[2]] == [two, one]
+    await until(lambda: not pool.leases._dials)
+    assert len(servers.talks) == 2 and not any(talk.closes for talk in servers.talks)
+
+
+async def test_a_dial_that_fails_is_told_only_when_no_other_is_in_progress_for_the_call(
+    bridge: Bridge, servers: Scripted
+) -> None:
+    pool = add(bridge, servers, limit=50).backends[0].pool
+    one = await take(pool)
+    goes, dials = asyncio.Event(), 0
+
+    async def first_fails(_era: Era) -> None:
+        nonlocal dials
+        dials += 1
+        mine = dials
+        await goes.wait()
+        if mine == 1:
+            raise BridgeError("server_exited", "first")
+
+    servers.dialled = first_fails
+    waiting = [asyncio.ensure_future(take(pool)) for _ in range(2)]
+    await until(lambda: dials == 2)
+    give_back(pool, one)
+    assert await waiting[0] is one
+    goes.set()
+    assert await waiting[1] is not one
 
 
 async def test_what_a_spare_hears_of_changed_lists_is_told_to_who_listens_on_the_shared_one(
