@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import stat
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -159,3 +160,25 @@ async def test_nobody_comes_in_by_any_protocol_without_signing_in(tmp_path: Path
             writer.close()
             with suppress(ConnectionError):
                 await writer.wait_closed()
+
+
+@pytest.mark.requirement("cli.mcp-client")
+def test_the_small_client_signs_in_by_every_protocol_and_says_77_when_it_is_refused(tmp_path: Path) -> None:
+    """Addresses that name no protocol are found out behind the sign-in too."""
+    command = [sys.executable, "-m", "mcpbridge", "tools", "--token-env", "TOKEN"]
+    with gateway(tmp_path, MCPBRIDGE_AUTH__TYPE="bearer", MCP_AUTH_TOKEN=TOKEN) as (house, _):
+        for protocol in PROTOCOLS:
+            schemes = {"tcp_binary": "tcp://", "stdio": "unix://"}
+            address = schemes.get(protocol, "") + house.address(protocol)
+            for token, status in ((TOKEN, 0), ("wrong-" + TOKEN, 77)):
+                ended = subprocess.run(
+                    [*command, address],
+                    env=os.environ | {"TOKEN": token},
+                    capture_output=True,
+                    timeout=20,
+                    check=False,
+                )
+                assert ended.returncode == status, (protocol, ended.stderr)
+                assert bool(ended.stdout) == (status == 0)
+                assert (b"refused our credentials" in ended.stderr) == (status == 77), (protocol, ended.stderr)
+                assert token.encode() not in ended.stdout + ended.stderr

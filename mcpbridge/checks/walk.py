@@ -132,7 +132,7 @@ def _short(raw: bytes | Raw | None) -> str:
 def _failure(at: str, since: float, error: BridgeError) -> Stage:
     """The stage that an error belongs to, and the exit status it means."""
     status = error.data.get("status")
-    if status in (401, 403) or error.reason in ("unauthorized", "forbidden"):
+    if status in (401, 403) or error.reason in ("unauthorized", "forbidden", "backend_refused"):
         return failed("sign-in", since, str(error), error.reason, REFUSED)
     code = FOREIGN if error.reason in _FOREIGN or (isinstance(status, int) and 400 <= status < 500) else UNREACHABLE
     return failed(at, since, str(error), error.reason, code)

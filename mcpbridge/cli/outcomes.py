@@ -16,7 +16,7 @@ _FOREIGN = frozenset({"detection_failed", "protocol_mismatch", "http_not_found",
 
 def status_of(error: BridgeError) -> int:
     """The exit status that an error means: 77 sign-in refused, 76 not that protocol, 69 not reached."""
-    if error.data.get("status") in (401, 403) or error.reason in ("unauthorized", "forbidden"):
+    if error.data.get("status") in (401, 403) or error.reason in ("unauthorized", "forbidden", "backend_refused"):
         return EX_REFUSED
     return EX_FOREIGN if error.reason in _FOREIGN else EX_UNREACHABLE
 

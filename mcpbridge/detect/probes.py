@@ -79,6 +79,7 @@ class HttpProbes:
         self._spawn = spawn
         self._idle: list[Line] = []
         self._is_closed = False
+        self._no_posts: set[str] = set()  # paths where POST is not taken
 
     def close(self) -> None:
         """Close what is idle; what still ends a session closes by itself."""
@@ -96,6 +97,8 @@ class HttpProbes:
         found = Finding(None, "")
         for path in _paths(self._site, EVENT_PATHS):
             found = await self._exchange(get_events(path, self._site.target.authority, AGENT), _events_at(self._site, path))
+            if found.era == "unknown_auth_required" and path not in self._no_posts:
+                found = Finding(None, found.said)
             if found.era is not None:
                 return Proof("sse", True, found.era, found.said, path)
         return Proof("sse", False, None, found.said)
@@ -107,6 +110,8 @@ class HttpProbes:
         while paths and not found.tls:
             path = paths.pop(0)
             found = await self._post(asked, path)
+            if found.is_no_post:
+                self._no_posts.add(path)
             if found.era is not None:
                 return Proof("http", True, found.era, found.said, path)
             other = differs_by_slash(path, found.path, self._site.origin) if found.path is not None and may_follow else None

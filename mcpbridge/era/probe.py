@@ -15,14 +15,15 @@ import asyncio
 from mcpbridge.core.exchange import Era, NoReply
 from mcpbridge.core.ports import Upstream
 from mcpbridge.era.translate import bridge_info, initialize_params
-from mcpbridge.errors import BridgeError
+from mcpbridge.errors import FAULTS, BridgeError
 from mcpbridge.wire import message as m
-from mcpbridge.wire.envelope import members
+from mcpbridge.wire.envelope import members, text
 from mcpbridge.wire.message import Request, Response
 from mcpbridge.wire.spec import CLIENT_CAPABILITIES, CLIENT_INFO, MODERN, PROTOCOL_VERSION
 
 SILENCE = 10.0  # seconds without an answer to server/discover after which initialize is asked as well
 _MODERN_CODES = frozenset({b"-32020", b"-32021", b"-32022"})
+_UNAUTHORIZED = b"%d" % FAULTS["unauthorized"].code
 _FOREIGN = frozenset({"backend_error", "bad_answer", "http_not_found", "backend_session_lost"})
 _NO_REPLY = NoReply()
 
@@ -111,5 +112,8 @@ def _of_discover(answer: Outcome) -> Verdict | BridgeError | None:
         return None if may_be_modern(answer) else answer  # it answered, but not as a modern server answers
     if answer.result is not None:
         return ("modern", answer) if "supportedVersions" in members(answer.result, "bad_answer") else None
-    code = bytes(members(answer.error or b"{}", "bad_answer").get("code") or b"")
+    said = members(answer.error or b"{}", "bad_answer")
+    code = bytes(said.get("code") or b"")
+    if code == _UNAUTHORIZED:  # a bridge like this one that is no HTTP server; it closes next
+        return BridgeError("backend_refused", (text(said.get("message")) or "")[:200], sent=False)
     return ("modern", answer) if code in _MODERN_CODES else None

@@ -57,6 +57,7 @@ class Finding(NamedTuple):
     session: str | None = None
     path: str | None = None
     tls: bool = False
+    is_no_post: bool = False  # POST is not taken there
     is_away: bool = False  # said by a bridge like this one, in place of servers that are away
 
 
@@ -124,7 +125,10 @@ def _answered(answer: Response, asked: Asked, status: int) -> Finding | None:
     wanted = DISCOVER_ID if asked == "server/discover" else INITIALIZE_ID
     if answer.error is not None and answer.id in (wanted, None):
         era = _modern_error(answer.error, status)
-        if era is None and answer.id == wanted and _is_ours(answer.error):
+        reason = _our_reason(answer.error) if era is None and answer.id == wanted else None
+        if reason in ("unauthorized", "forbidden"):
+            return Finding("unknown_auth_required", f"{asked}: a bridge that wants a sign-in")
+        if reason is not None:
             era = "modern" if asked == "server/discover" else "legacy"
             return Finding(era, f"{asked}: a bridge whose servers are away", is_away=True)
         if era is None:
@@ -178,15 +182,17 @@ def _modern_error(error: Raw, status: int) -> Era | None:
         return None
 
 
-def _is_ours(error: Raw) -> bool:
-    """An error of a bridge like this one, whose servers are away: `data` has its reason by the name that goes with the code."""
+def _our_reason(error: Raw) -> str | None:
+    """The reason, when this is an error of a bridge like this one: `data` has it by the name that goes with the code."""
     try:
         said = members(error, "bad_answer")
         data = members(said.get("data"), "bad_answer")
     except BridgeError:
-        return False
-    fault = FAULTS.get(text(data.get("reason")) or "")
-    return fault is not None and fault.code > 0 and bytes(said.get("code") or b"") == b"%d" % fault.code
+        return None
+    reason = text(data.get("reason")) or ""
+    fault = FAULTS.get(reason)
+    is_ours = fault is not None and fault.code > 0 and bytes(said.get("code") or b"") == b"%d" % fault.code
+    return reason if is_ours else None
 
 
 def _is_object(raw: Raw | None) -> bool:
@@ -308,14 +314,23 @@ def _refused(head: ResponseHead, body: bytes, asked: Asked) -> Finding:
     """What an answer without an MCP message says."""
     status = head.status
     said = f"http: {asked} -> {status}"
-    if status in (401, 403) and (challenge := head.headers.get("www-authenticate")) is not None and _CHALLENGE(challenge):
-        metadata = " and resource_metadata" if "resource_metadata" in challenge.lower() else ""
-        return Finding("unknown_auth_required", f"http: {status} with a Bearer challenge{metadata}")
+    if (challenged := _challenged(head)) is not None:
+        return Finding("unknown_auth_required", f"http: {challenged}")
     if status == 400 and _WANTS_TLS(body[:2048]):
         return Finding(None, "http: the port speaks TLS", tls=True)
     if status in (301, 302, 303, 307, 308):
         return Finding(None, f"http: {status} redirects, which is not followed", path=_slash_only(head))
-    return Finding(None, said)
+    return Finding(None, said, is_no_post=status == 405)
+
+
+def _challenged(head: ResponseHead) -> str | None:
+    """A Bearer challenge, in words."""
+    challenge = head.headers.get("www-authenticate") if head.status in (401, 403) else None
+    if challenge is None or _CHALLENGE(challenge) is None:
+        return None
+    return (
+        f"{head.status} with a Bearer challenge{' and resource_metadata' if 'resource_metadata' in challenge.lower() else ''}"
+    )
 
 
 def _slash_only(head: ResponseHead) -> str | None:
@@ -344,10 +359,15 @@ def _in_events(body: bytes, asked: Asked) -> Finding | None:
 
 
 def judge_events(reply: HttpReply, url: str) -> Finding | None:
-    """What the answer to ``get_events`` of ``url`` says: HTTP+SSE is proven by its first event."""
+    """What the answer to ``get_events`` of ``url`` says: HTTP+SSE is proven by its first event.
+
+    A challenge proves it only where POST is not taken: Streamable HTTP has both.
+    """
     head = reply.head
     if head is None:
         return Finding(None, f"sse: {reply.broken}") if reply.broken else None
+    if (challenged := _challenged(head)) is not None:
+        return Finding("unknown_auth_required", f"sse: GET -> {challenged}")
     if head.status != 200 or not reply.is_stream:
         return Finding(None, f"sse: GET -> {head.status}{'' if head.status != 200 else ', no event stream'}")
     try:

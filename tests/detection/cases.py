@@ -236,6 +236,7 @@ def _signing_in() -> Iterator[Case]:
         wanted,
         lambda: s.http(s.says(403, b"", www_authenticate='Bearer error="insufficient_scope"')),
     )
+    yield Case("HTTP+SSE behind sign-in", found("sse", "unknown_auth_required"), lambda: s.http(_events_behind_sign_in), SSE)
     yield Case("a sign-in page over WebSocket", UNKNOWN, lambda: s.http(s.says(401)), WS)
     yield Case(
         "WebSocket behind sign-in",
@@ -243,6 +244,10 @@ def _signing_in() -> Iterator[Case]:
         lambda: s.http(s.says(401, b"", www_authenticate=AUTH)),
         WS,
     )
+
+
+async def _events_behind_sign_in(request: Request, _counts: Counts) -> Answer:
+    return Answer(401, headers={"www-authenticate": "Bearer"}) if request.method == "GET" else Answer(405)
 
 
 def _waiting() -> Iterator[Case]:

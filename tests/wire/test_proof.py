@@ -142,6 +142,8 @@ def test_a_bridge_whose_servers_are_away_is_still_a_bridge_and_an_error_that_loo
     assert read(http(502, answer(None, error=said))).era is None
     for wrong in ({"code": 1018}, {"code": 1018, "data": {"reason": "x"}}, said | {"code": 1004}, said | {"code": "1018"}):
         assert read(http(200, answer(DISCOVER_ID, error=wrong))).era is None
+    wanted = to_wire(BridgeError("unauthorized"))
+    assert judge(answer(DISCOVER_ID, error=wanted), "server/discover").era == "unknown_auth_required"
     method = to_wire(BridgeError("method_not_found", "x"))  # the specification's codes are anybody's
     assert read(http(200, answer(DISCOVER_ID, error=method))).era is None
 

@@ -225,7 +225,8 @@ class SseConnection:
             detail = f"server {self._name!r} no longer knows the stream"
             raise BridgeError("backend_session_lost", detail, sent=False, status=status)
         detail = f"server {self._name!r} answered HTTP {status}{self._pool.through}"
-        raise BridgeError("backend_error", detail, sent=status >= 500, status=status)
+        reason = "backend_refused" if status in (401, 403) else "backend_error"
+        raise BridgeError(reason, detail, sent=status >= 500, status=status)
 
     async def _skim(self, response: HttpResponse) -> None:
         """The body of a 2xx: read it to keep the connection; a JSON-RPC answer in it is one, though the stream is its place."""

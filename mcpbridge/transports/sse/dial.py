@@ -112,7 +112,9 @@ async def open_stream(name: str, pool: HttpPool, path: str, headers: list[tuple[
         detail = f"server {name!r} opens no event stream (content type {kind[:80] or 'missing'!r})"
         raise BridgeError("protocol_mismatch", detail, sent=False, server=name, expected="sse")
     detail = f"server {name!r} answered HTTP {status}{pool.through}"
-    raise BridgeError("backend_error", detail, sent=False, server=name, status=status)
+    raise BridgeError(
+        "backend_refused" if status in (401, 403) else "backend_error", detail, sent=False, server=name, status=status
+    )
 
 
 async def _events(response: HttpResponse, limit: int) -> Events:

@@ -186,8 +186,7 @@ class _Opening(asyncio.Protocol):
 def _refusal(status: int) -> BridgeError:
     """What an HTTP answer instead of 101 means for calls: a bad credential and a wrong address stay, an outage may pass."""
     if status in (401, 403):
-        text = f"the server answered HTTP {status}: it does not accept the configured credential"
-        return BridgeError("backend_error", text, sent=False, status=status, retryable=False)
+        return BridgeError("backend_refused", f"the server answered HTTP {status}", sent=False, status=status)
     if status == 429 or status >= 500:
         return BridgeError("backend_error", f"the server answered HTTP {status}", sent=False, status=status)
     redirect = ", a redirect, which is not followed" if 300 <= status < 400 else ""

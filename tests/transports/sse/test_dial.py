@@ -126,7 +126,7 @@ async def test_an_endpoint_of_another_origin_or_that_is_none_is_refused_and_the_
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "protocol_mismatch"),
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "http_not_found"),
         (b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n", "http_not_found"),
-        (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "backend_error"),
+        (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "backend_refused"),
         (b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://evil.example\r\nContent-Length: 0\r\n\r\n", "backend_error"),
         (b"SSH-2.0-x\r\n", "bad_answer"),
         (STREAM_HEAD + b"data: " + b"x" * 3000, "answer_too_large"),

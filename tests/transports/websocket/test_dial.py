@@ -106,8 +106,8 @@ async def test_a_port_where_nothing_listens_is_websocket_connection_refused():
 @pytest.mark.parametrize(
     ("answer", "reason", "retryable"),
     [
-        (b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", "backend_error", False),
-        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", "backend_error", False),
+        (b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", "backend_refused", False),
+        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", "backend_refused", False),
         (b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", "protocol_mismatch", False),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "protocol_mismatch", False),
         (b"HTTP/1.1 302 Found\r\nlocation: ws://127.0.0.1:1/\r\n\r\n", "protocol_mismatch", False),
