@@ -63,8 +63,10 @@ MARKED = {"tui": "tui", "transports/stdio/test_guard.py": "chaos"}
 
 @pytest.hookimpl(tryfirst=True)  # before the selection by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of a place the mark of their stage."""
+    """Give the tests of a place the mark of their stage. Raises UsageError for a name that is another one in each process."""
     for item in items:
+        if " at 0x" in item.nodeid:  # ids=str of something without a str of its own: no two workers would agree
+            raise pytest.UsageError(f"{item.nodeid}: an address is no name; give the parameters ids")
         path = item.path.relative_to(Path(__file__).parent)
         for place, mark in MARKED.items():
             if path.is_relative_to(place):

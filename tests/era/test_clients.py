@@ -246,7 +246,7 @@ async def test_a_session_that_ends_during_a_subscription_leaves_no_listen(bridge
         m.error(0, {"code": -32600, "message": "Invalid Request"}),
         m.error(0, {"code": -32602, "message": "Invalid params"}),
     ],
-    ids=str,
+    ids=["HTTP 406", "HTTP 404", "-32600", "-32602"],
 )
 async def test_a_modern_server_that_does_not_say_why_it_refuses_initialize_is_asked(
     bridge: Bridge, servers: Modern, refusal: BridgeError | m.Response
@@ -276,7 +276,7 @@ async def test_a_modern_server_that_does_not_say_why_it_refuses_initialize_is_as
         BridgeError("backend_error", "HTTP 401", status=401),
         m.error(0, {"code": -32000}),
     ],
-    ids=str,
+    ids=["refused", "HTTP 401", "-32000"],
 )
 async def test_an_outage_or_another_reason_is_told_and_asks_no_further(
     bridge: Bridge, servers: Modern, refusal: BridgeError | m.Response
