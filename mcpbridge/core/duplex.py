@@ -15,10 +15,12 @@ Source: mcp-eras sections 1.1 and 2; architecture section 6; contract cli.router
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
 
 from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import Caller, Deadline, Era, Exchange, Handler, NoReply, Principal, Reply, view_of
@@ -31,6 +33,7 @@ from mcpbridge.wire.message import Message, Notification, Request, Response, res
 from mcpbridge.wire.spec import SUBSCRIPTION_ID, check_batch, classify
 
 _NO_REPLY = NoReply()
+_came_behind: ContextVar[str | None] = ContextVar("came_behind", default=None)
 LAST_ANSWERS = 1.0  # seconds for calls that are cut off to say so
 
 
@@ -101,7 +104,7 @@ class DuplexClient:
         headers: Mapping[str, str] | None = None,
         principal: Principal | None = None,
     ) -> None:
-        self.peer = Peer(connection, self, spawn, client=True, name="client", admit=self._admit)
+        self.peer = Peer(connection, self, self._begin, client=True, name="client", admit=self._admit)
         self._front = front
         self._target = target
         self._spawn = spawn
@@ -155,7 +158,15 @@ class DuplexClient:
             raise
 
     def notified(self, notification: Notification) -> None:
-        self._spawn(self._take(notification))
+        self._begin(self._take(notification))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Work on a message under the token it came behind: the next token may be read before this task runs."""
+        was = _came_behind.set(self._headers.get("authorization"))
+        try:
+            return self._spawn(work)
+        finally:
+            _came_behind.reset(was)
 
     def closed(self, cause: BaseException | None) -> None:
         if cause is not None:
@@ -270,7 +281,11 @@ class DuplexClient:
 
     def _exchange(self, message: Request | Notification, era: Era, reply: Reply, read: float) -> Exchange:
         """``read``: when it came, from which its deadline counts."""
-        caller = Caller(self._protocol, era, self._address, self._headers, self._principal, connection=self)
+        headers, token = self._headers, _came_behind.get()
+        if token != headers.get("authorization"):
+            headers = {name: value for name, value in headers.items() if name != "authorization"}
+            headers |= {"authorization": token} if token is not None else {}
+        caller = Caller(self._protocol, era, self._address, headers, self._principal, connection=self)
         deadline = Deadline(self._deadline, read)
         session = self._session if era == "legacy" else None
         return Exchange(message, view_of(message, era), caller, reply, deadline, self._target, session)

@@ -143,6 +143,14 @@ async def test_a_token_that_is_taken_back_ends_the_connection_and_a_renewed_one_
     assert await client.hear() is None
 
 
+@pytest.mark.requirement("limit.auth.per-message")
+async def test_a_message_counts_under_the_token_it_came_behind_though_the_next_one_came_with_it(place: Place) -> None:
+    client = await place.connect()
+    client.writer.write(b"".join(json.dumps(said).encode() + b"\n" for said in ({"authorization": "wrong"}, PING, SIGN_IN)))
+    assert (await client.hear())["error"]["code"] == 1015
+    assert await client.hear() is None
+
+
 @pytest.mark.parametrize(
     "line",
     [
