@@ -66,6 +66,7 @@ async def test_a_broken_server_leaves_the_others_of_the_gateway_alone(fault: str
         try:
             await client.open_legacy()
             listed = await client.post(raw.request(2, "tools/list"), timeout=DEADLINE)
+            assert "result" in listed.messages[-1], (listed.messages, bridge.errors())
             assert [tool["name"] for tool in listed.messages[-1]["result"]["tools"]] == ["good__echo"]
             answer = await client.call_legacy(3, "good__echo", {"payload": "fine"})
             assert answer["result"]["content"][0]["text"] == '"fine"'

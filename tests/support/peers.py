@@ -112,6 +112,7 @@ CLIENTS: dict[str, list[str]] = {
 }
 MODERN_CLIENTS = [name for name in CLIENTS if name.endswith("modern")]
 LEGACY_CLIENTS = [name for name in CLIENTS if not name.endswith(("modern", "auto", "sse", "websocket"))]
+HTTP_CLIENTS = [name for name in CLIENTS if not name.endswith(("sse", "websocket"))]
 SSE_CLIENTS = [name for name in CLIENTS if name.endswith("sse")]
 
 
