@@ -153,3 +153,8 @@ def test_the_measured_table_of_the_readme_is_what_was_measured():
             program = f"{row['program']} {row['version']}".strip()
             expected.append(f"| {hop} | {program} | {rate:,.0f} | {p50 / 1000:.1f} | {p99 / 1000:.1f} | {own} |")
     assert re.findall(r"^\| HTTP → .*\|$", read("README.md"), re.MULTILINE) == expected, "\n".join(expected)
+
+
+def test_the_table_of_cells_is_the_one_that_the_last_run_wrote():
+    table = read("tests/results/interaction.md").split("\n\n")[1].strip()
+    assert table.startswith("| client") and table in read("README.md")
