@@ -61,8 +61,7 @@ def run(name: str, arguments: list[str]) -> int:
         status = EX_FOREIGN if "unknown" in results else EX_UNREACHABLE if "unreachable" in results else 0
         return 0
 
-    run_loop(main)
-    return status
+    return run_loop(main) or status
 
 
 def _line(verdict: Verdict) -> str:

@@ -30,5 +30,7 @@ def tell(program: str, error: BridgeError) -> int:
 
 def advise(reason: str | None) -> None:
     """What a person can do about a failure, on stderr."""
-    if reason in ADVICE:
+    if reason == "timeout":
+        print("  action: give it more time by --timeout, or look at the server", file=sys.stderr)
+    elif reason in ADVICE:
         print(f"  action: {ADVICE[reason][1]}", file=sys.stderr)

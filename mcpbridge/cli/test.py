@@ -98,7 +98,8 @@ def run_candidates(candidates: list[ServerSpec], timeout: float, *, quiet: bool)
         report = await tested(candidates, timeout, quiet=quiet)
         return 0
 
-    run_loop(main)
+    if run_loop(main):
+        raise KeyboardInterrupt  # there is no report
     return report
 
 
@@ -165,7 +166,8 @@ def _fallback(parser: Parser, options: argparse.Namespace, timeout: float) -> in
             reports.append({"via": via, "name": spec.name, **await tested([spec], timeout, quiet=options.json)})
         return 0
 
-    run_loop(main)
+    if run_loop(main):
+        raise KeyboardInterrupt
     used = next((f"{report['via']} {report['name']}" for report in reports if report["ok"]), None)
     code = 0 if used is not None else int(reports[-1]["exit_code"])
     if options.json:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -292,3 +296,33 @@ def test_a_router_that_ends_has_ended_its_servers_sessions():
         )  # fmt: skip
         assert done.returncode == 0 and '"echo"' in done.stdout
         assert counts.sessions == set()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize(
+    "arguments",
+    [["detect", "--timeout", "20s"], ["test", "--protocol", "http", "--json", "--endpoint"], ["tools", "--protocol", "http"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_interrupt_ends_a_command_with_130_and_without_a_word(arguments):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        silent.settimeout(10)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/mcp"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mcpbridge", *arguments, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            while not stack.enter_context(_accepted(silent)).recv(1):  # `test` connects first to see whether it can
+                pass
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=10)
+    assert (process.returncode, out, err) == (130, b"", b"")
+
+
+def _accepted(listener: socket.socket) -> socket.socket:
+    accepted, _ = listener.accept()
+    accepted.settimeout(10)
+    return accepted
