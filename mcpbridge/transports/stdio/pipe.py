@@ -15,11 +15,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from mcpbridge.core.duplex import Arrival, Serve
 from mcpbridge.core.exchange import Era
@@ -35,6 +36,7 @@ from mcpbridge.wire import message as m
 RETRY: Final = 0.02  # seconds between looks whether the other side has opened its end
 READER_TIME: Final = 5.0  # seconds a client that has begun to talk has to open the end it listens at
 _log = log("pipe")
+T = TypeVar("T", bound=asyncio.BaseTransport)
 
 
 def dial(
@@ -119,14 +121,22 @@ class PipeFrontend:
             await self.drain(5.0)
 
     async def _listen(self) -> None:
+        held: list[int] = []  # a pipe that no one has open forgets what the next client wrote already
+        try:
+            await self._serve_each(held)
+        finally:
+            _let_go(held)
+
+    async def _serve_each(self, held: list[int]) -> None:
         while not self._is_stopping:
             lines = ClientLines(self._max_message)
             begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            reads = await _reading(f"{self._path}.in", lines, begun)
+            reads = await _reading(f"{self._path}.in", lines, begun, held)
             try:
                 if not await begun:
                     reads.close()
                     continue
+                _let_go(held)
                 async with asyncio.timeout(READER_TIME):
                     writes = await _writing(f"{self._path}.out", lines)
             except TimeoutError:
@@ -172,11 +182,24 @@ async def _connect(lines: Lines, path: str) -> None:
     lines.attach(reads, writes)
 
 
-async def _reading(path: str, lines: Lines, begun: asyncio.Future[bool]) -> asyncio.ReadTransport:
-    """The reading end. ``begun`` tells when the other side has said something (True) or has come and gone."""
+async def _reading(
+    path: str, lines: Lines, begun: asyncio.Future[bool], held: list[int] | None = None
+) -> asyncio.ReadTransport:
+    """The reading end. ``begun`` tells when the other side has said something (True) or has come and gone.
+
+    ``held`` is what kept the pipe open since the end before this one; from here on it is this one.
+    """
     end = os.fdopen(_open(path, os.O_RDONLY), "rb", 0)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: _Reads(lines, begun), end)
-    return transport
+    if held is not None:
+        look = select.poll()
+        look.register(end, select.POLLIN)
+        if held and look.poll(0):
+            # Who wrote this may be gone already, and poll(2) tells only of writers that leave after we opened: ours does.
+            with suppress(OSError):
+                os.close(_open(path, os.O_WRONLY))
+        _let_go(held)
+        held.append(os.dup(end.fileno()))
+    return await _whole(asyncio.get_running_loop().connect_read_pipe(lambda: _Reads(lines, begun), end))
 
 
 async def _writing(path: str, lines: Lines) -> asyncio.WriteTransport:
@@ -190,8 +213,26 @@ async def _writing(path: str, lines: Lines) -> asyncio.WriteTransport:
                 raise
             await asyncio.sleep(RETRY)
     end = os.fdopen(descriptor, "wb", 0)
-    transport, _ = await asyncio.get_running_loop().connect_write_pipe(lambda: _Writes(lines), end)
-    return transport
+    return await _whole(asyncio.get_running_loop().connect_write_pipe(lambda: _Writes(lines), end))
+
+
+def _let_go(held: list[int]) -> None:
+    while held:
+        os.close(held.pop())
+
+
+async def _whole(connecting: Coroutine[Any, Any, tuple[T, Any]]) -> T:
+    """The transport of a pipe. One that is given up meanwhile is closed once it is whole: uvloop owns the file only then."""
+    task = asyncio.ensure_future(connecting)
+    try:
+        return (await asyncio.shield(task))[0]
+    except asyncio.CancelledError:
+        await asyncio.wait([task])  # one turn of the loop
+        if task.exception() is None:
+            task.result()[0].close()
+        raise
+    finally:
+        task.cancel()
 
 
 def _open(path: str, mode: int) -> int:
