@@ -43,7 +43,9 @@ _AWAY = (502, 503, 504)  # statuses of a bridge whose servers are away; nobody e
 _VERSION = re.compile(r"20\d\d-\d\d-\d\d").fullmatch
 _CHALLENGE = re.compile(r"(?:^|,)\s*bearer(?:\s|,|$)", re.IGNORECASE).search
 _TLS_ALERT = re.compile(rb"\x15\x03[\x00-\x04]\x00\x02[\x01\x02]", re.DOTALL).match
-_WANTS_TLS = re.compile(rb"plain HTTP request|HTTP request to an? (?:HTTPS|TLS)|requires? TLS|speaks TLS", re.I).search
+_WANTS_TLS = re.compile(
+    rb"plain HTTP request|HTTP request to an? (?:HTTPS|TLS)|requires? TLS|speaks (?:TLS|HTTPS)", re.I
+).search
 
 
 class Finding(NamedTuple):

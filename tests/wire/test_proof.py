@@ -164,6 +164,7 @@ def test_only_a_bearer_challenge_says_that_sign_in_is_needed():
 def test_a_port_that_wants_tls_says_so():
     assert read(b"\x15\x03\x01\x00\x02\x02\x46").tls
     assert read(http(400, b"<h1>400 The plain HTTP request was sent to HTTPS port</h1>", "text/html")).tls
+    assert read(http(400, b"This port speaks HTTPS. Use https:// in the URL.\n", "text/plain")).tls  # our own words
     assert not read(http(400, b"no", "text/html")).tls
 
 
