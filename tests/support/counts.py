@@ -19,7 +19,7 @@ class Count(NamedTuple):
 
 COUNTS = {
     "examples": Count(40, 300, 4000),  # Hypothesis examples per property
-    "fuzz_seconds": Count(0, 10, 60),  # per fuzz target
+    "fuzz_seconds": Count(0, 10, 40),  # per fuzz target
     "kill_cycles": Count(2, 10, 100),  # connect and kill a stdio child behind npx and sh wrappers
     "mixed_calls": Count(500, 2000, 10000),  # calls of 50 clients that all count their ids from 1
     "differential_messages": Count(300, 2000, 100_000),  # generated ones per cell, both ways together
