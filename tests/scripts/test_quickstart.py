@@ -26,11 +26,18 @@ def is_alive(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+def hears_ctrl_c() -> None:
+    """A run in the background of a script inherits that Ctrl-C is ignored; a person at a terminal does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.requirement("cli.quickstart")
 def test_ctrl_c_ends_it_and_everything_it_started():
     command = [sys.executable, "scripts/quickstart.py", "--calls", "3"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=hears_ctrl_c
+    ) as process:
         assert process.stdout is not None
         said = []
         for line in process.stdout:
