@@ -89,7 +89,7 @@ class Status:
         self._rates: dict[str, Rates] = {}
         self._started = time.monotonic()
         self._balanced: dict[str, tuple[Counter, Summary]] = {}
-        self._converted: dict[tuple[str, str, str], Counter] = {}
+        self._converted: dict[tuple[str, str, str], tuple[Counter, Summary]] = {}
         self._states: dict[str, str] = {}
 
     def attempted(self, backend: Backend, x: Exchange, seconds: float, error: BridgeError | None) -> None:
@@ -117,11 +117,16 @@ class Status:
             pair[1].observe(seconds)
         if x.caller.protocol != backend.protocol:
             key = (x.caller.protocol, backend.protocol, "failure" if failed else "success")
-            counter = self._converted.get(key)
-            if counter is None:
-                labels = {"from": key[0], "to": key[1], "result": key[2]}
-                counter = self._converted[key] = self.registry.counter("mcp_gateway_protocol_conversion_total", **labels)
-            counter.inc()
+            converted = self._converted.get(key)
+            if converted is None:
+                labels = {"from": key[0], "to": key[1]}
+                converted = self._converted[key] = (
+                    self.registry.counter("mcp_gateway_protocol_conversion_total", **labels, result=key[2]),
+                    self.registry.summary("mcp_gateway_protocol_conversion_duration_seconds", **labels),
+                )
+            converted[0].inc()
+            if x.view.method != "subscriptions/listen":
+                converted[1].observe(x.worked)
             if failed and error is not None:
                 self._failed_conversions += 1
                 at = timestamp(time.time())

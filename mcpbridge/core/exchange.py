@@ -187,6 +187,7 @@ class Exchange:
     backend: Backend | None = None
     answered_by: list[Backend] = field(default_factory=list)  # when several servers' answers made one, in their order
     attempts: int = 0
+    worked: float = 0.0  # seconds in which attempts between two protocols ran, waits left out
     started: float = field(default_factory=time.monotonic)
     cancel_reason: str | None = None
     force_protocol: str | None = None

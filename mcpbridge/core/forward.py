@@ -5,7 +5,9 @@ Source: architecture section 5.
 
 from __future__ import annotations
 
-from time import monotonic
+from collections.abc import Awaitable, Generator
+from time import monotonic, perf_counter
+from typing import Any
 
 from mcpbridge.core.exchange import Exchange, Handler
 from mcpbridge.core.server import Backend, Server
@@ -29,9 +31,10 @@ def forward(attempt: Handler, *, max_attempts: int = 2) -> Handler:
             backend = x.target.choose(x, tried)
             x.backend = backend
             x.attempts += 1
+            x.worked = 0.0
             try:
                 with backend.in_flight(x):
-                    return await attempt(x)
+                    return await (attempt(x) if backend.protocol == x.caller.protocol else Worked(attempt(x), x))
             except BridgeError as error:
                 if error.fault.blames == "backend":
                     error.data = {"server": x.target.name, "protocol": backend.protocol, **error.data}
@@ -41,6 +44,36 @@ def forward(attempt: Handler, *, max_attempts: int = 2) -> Handler:
                     raise
 
     return run
+
+
+class Worked:
+    """Awaits an attempt and adds to ``x.worked`` the seconds in which it ran; what it waited for does not count.
+
+    Between two protocols this is what the conversion of the message costs here (contract section 5).
+    """
+
+    __slots__ = ("_attempt", "_x")
+
+    def __init__(self, attempt: Awaitable[Response | None], x: Exchange) -> None:
+        self._attempt = attempt
+        self._x = x
+
+    def __await__(self) -> Generator[Any, Any, Response | None]:
+        steps = self._attempt.__await__()
+        thrown: BaseException | None = None
+        while True:
+            began = perf_counter()
+            try:
+                wanted = next(steps) if thrown is None else steps.throw(thrown)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            finally:
+                self._x.worked += perf_counter() - began
+            thrown = None
+            try:
+                yield wanted
+            except BaseException as error:  # noqa: BLE001 - a cancellation, mostly: it belongs to the attempt
+                thrown = error
 
 
 def _may_retry(x: Exchange, error: BridgeError, sent: int, max_attempts: int) -> bool:

@@ -105,6 +105,12 @@ def _rows() -> Iterable[Metric]:
         start=tuple((*pair, result) for pair in permutations(PROTOCOL_NAMES, 2) for result in _RESULTS),
     )
     yield Metric(
+        "mcp_gateway_protocol_conversion_duration_seconds",
+        "summary",
+        {"from": PROTOCOL_NAMES, "to": PROTOCOL_NAMES},
+        "Time in which a call between two protocols was worked on here, without waiting, quantiles over five minutes.",
+    )
+    yield Metric(
         "mcp_gateway_protocol_up",
         "gauge",
         {"protocol": PROTOCOL_NAMES},

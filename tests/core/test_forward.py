@@ -111,3 +111,45 @@ async def test_a_cancelled_try_is_neither_a_failure_nor_in_flight() -> None:
         await call
     assert server.backends[0].active == 0
     assert server.backends[0].outcome.failures == 0
+
+
+async def worked(monkeypatch: pytest.MonkeyPatch, server: Server, end: str) -> Exchange:
+    """A call that works 2 s, waits 100 s and works 3 s, on a clock of its own; ``end``: it answers, fails or is cancelled."""
+    now = 0.0
+    waits, gate = asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr("mcpbridge.core.forward.perf_counter", lambda: now)
+
+    async def attempt(x: Exchange) -> m.Response:
+        nonlocal now
+        now += 2
+        waits.set()
+        try:
+            await gate.wait()
+        finally:
+            now += 3
+        if end == "fails":
+            raise BridgeError("stream_closed")
+        return m.result(1, {})
+
+    x = exchange(m.request(1, CALL, {"_meta": META}), server)
+    call = asyncio.ensure_future(forward(attempt)(x))  # type: ignore[arg-type]
+    await waits.wait()
+    now += 100
+    call.cancel() if end == "is cancelled" else gate.set()
+    (outcome,) = await asyncio.gather(call, return_exceptions=True)
+    assert type(outcome) is {"answers": m.Response, "fails": BridgeError, "is cancelled": asyncio.CancelledError}[end]
+    return x
+
+
+@pytest.mark.parametrize("end", ["answers", "fails", "is cancelled"])
+async def test_work_between_two_protocols_is_timed_without_what_it_waited_for(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    x = await worked(monkeypatch, server_of(1), end)
+    assert (x.caller.protocol, x.backend and x.backend.protocol) == ("http", "stdio")
+    assert x.worked == 5.0
+
+
+async def test_work_within_one_protocol_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    bridge = Bridge("gateway", MemoryStore(), None)
+    assert (await worked(monkeypatch, bridge.add("s", [Way("http", "b", Scripted().dial, False)]), "answers")).worked == 0.0
