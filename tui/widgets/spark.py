@@ -18,6 +18,6 @@ def spark(values: Sequence[float | None], width: int, *, full: float = 0.0, plai
     shown = list(values)[-width:] if width > 0 else []
     largest = max((value for value in shown if value is not None), default=0.0)
     largest = max(largest, full)
-    scale = (len(bars) - 1) / largest if largest > 0 else 0.0
-    line = "".join(ABSENT if value is None else bars[round(max(0.0, value) * scale)] for value in shown)
+    top = (len(bars) - 1) if largest > 0 else 0
+    line = "".join(ABSENT if value is None else bars[round(max(0.0, value) / (largest or 1.0) * top)] for value in shown)
     return line.rjust(max(0, width), ABSENT)

@@ -26,6 +26,10 @@ def test_small_values_stay_small_under_a_full_scale():
     assert spark([0.01], 1, full=1.0) == "▁"
 
 
+def test_the_smallest_number_there_is_fills_the_line():
+    assert spark([5e-324], 1) == "█"
+
+
 def test_an_ascii_terminal_gets_ascii():
     assert spark([0.0, 7.0], 2, plain=True) == "_#"
 
