@@ -9,6 +9,7 @@ Source: contract section 2.1; architecture section 10.
 from __future__ import annotations
 
 import time
+from asyncio import CancelledError
 from collections import deque
 from collections.abc import Mapping
 
@@ -92,8 +93,12 @@ class Status:
         self._converted: dict[tuple[str, str, str], tuple[Counter, Summary]] = {}
         self._states: dict[str, str] = {}
 
-    def attempted(self, backend: Backend, x: Exchange, seconds: float, error: BridgeError | None) -> None:
+    def attempted(self, backend: Backend, x: Exchange, seconds: float, error: BridgeError | CancelledError | None) -> None:
         """One attempt has ended (``core.server.Observe``)."""
+        if isinstance(error, CancelledError):
+            if self._role == "router" and backend.server.name != GATEWAY:
+                self.registry.inc("mcp_router_direct_requests_total", protocol=backend.protocol, result="cancelled")
+            return
         now = time.monotonic()
         failed = error is not None and error.fault.blames == "backend"
         window = self._latencies.get(backend.name)

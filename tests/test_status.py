@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from mcpbridge.bridge import Bridge
 from mcpbridge.observe.metrics import Registry
 from mcpbridge.observe.snapshot import ConfigStatus
 from mcpbridge.status import Status
 from mcpbridge.stores.memory import MemoryStore
-from tests.support.scripted import Scripted, add
+from mcpbridge.wire import message as m
+from tests.support.scripted import META, Scripted, add, exchange
 
 
 async def test_an_event_has_the_time_at_which_it_happened_whenever_somebody_looks() -> None:
@@ -17,3 +20,13 @@ async def test_an_event_has_the_time_at_which_it_happened_whenever_somebody_look
         config = ConfigStatus(None, "", None)
         seen = Status(Registry()).snapshot(bridge, {}, store="memory", ready=True, config=config)
     assert [event.time for event in seen.events] == ["1970-01-02T00:00:00.000Z"] == [part.since for part in seen.backends]
+
+
+async def test_a_router_counts_direct_calls_that_their_client_gave_up() -> None:
+    async with Bridge("router", MemoryStore(), None) as bridge:
+        server = add(bridge, Scripted())
+        x = exchange(m.request(1, "tools/call", {"_meta": META}), server)
+        registry = Registry(role="router")
+        Status(registry).attempted(server.backends[0], x, 0.5, asyncio.CancelledError())
+    counter = registry.counter("mcp_router_direct_requests_total", protocol=server.backends[0].protocol, result="cancelled")
+    assert counter.value == 1.0

@@ -72,10 +72,11 @@ def _errors(name: str, wanted: str) -> int:
     blocks = []
     for reason in rows:
         fault, (cause, action) = FAULTS[reason], ADVICE[reason]
+        status = str(fault.status)
+        if fault.legacy_status != fault.status:
+            status += f", {fault.legacy_status} to clients with sessions"
         again = "a retry may help" if fault.retryable else "a retry will not help"
-        blocks.append(
-            f"{fault.code}  {fault.text}  ({reason}; HTTP {fault.status}; {again})\n  cause:  {cause}\n  action: {action}"
-        )
+        blocks.append(f"{fault.code}  {fault.text}  ({reason}; HTTP {status}; {again})\n  cause:  {cause}\n  action: {action}")
     print("\n\n".join(blocks))
     return 0
 

@@ -74,8 +74,8 @@ class Outcome:
         self.last_at: float | None = None
 
 
-Observe = Callable[["Backend", Exchange, float, BridgeError | None], None]
-"""Told once per attempt: seconds it took and the error, if any."""
+Observe = Callable[["Backend", Exchange, float, BridgeError | asyncio.CancelledError | None], None]
+"""Told once per attempt: seconds it took and the error, if any; CancelledError when its client gave it up."""
 
 
 class Backend:
@@ -135,6 +135,10 @@ class Backend:
             self.failed(error)
         elif error is None:
             self.succeeded()
+        self.observed(x, seconds, error)
+
+    def observed(self, x: Exchange, seconds: float, error: BridgeError | asyncio.CancelledError | None) -> None:
+        """Tell who counts attempts of this one."""
         if self._observe is not None:
             self._observe(self, x, seconds, error)
 
@@ -231,10 +235,13 @@ class Attempt:
         self._backend.begin()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        seconds = time.perf_counter() - self._started
         if error is None or isinstance(error, BridgeError):
-            self._backend.ended(self._x, time.perf_counter() - self._started, error)
-        else:
-            self._backend.abandoned()
+            self._backend.ended(self._x, seconds, error)
+            return
+        self._backend.abandoned()
+        if isinstance(error, asyncio.CancelledError):
+            self._backend.observed(self._x, seconds, error)
 
 
 class Server:

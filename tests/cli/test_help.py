@@ -53,3 +53,8 @@ def test_a_key_that_is_there_twice_is_explained_by_the_error_it_gives() -> None:
         parse(b'{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}')
     assert refused.value.reason == "parse_error"
     assert "twice" in ADVICE["parse_error"][0] and "duplicate" not in ADVICE["invalid_request"][0]
+
+
+def test_a_status_that_differs_for_clients_with_sessions_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mcpbridge", "help", "errors", "1008"]) == 0
+    assert "HTTP 504, 200 to clients with sessions" in capsys.readouterr().out

@@ -153,3 +153,23 @@ async def test_work_between_two_protocols_is_timed_without_what_it_waited_for(
 async def test_work_within_one_protocol_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     bridge = Bridge("gateway", MemoryStore(), None)
     assert (await worked(monkeypatch, bridge.add("s", [Way("http", "b", Scripted().dial, False)]), "answers")).worked == 0.0
+
+
+async def test_a_call_that_its_client_gives_up_is_told_as_that_and_dings_nobody() -> None:
+    told: list[Any] = []
+    bridge = Bridge("router", MemoryStore(), None, observe=lambda backend, x, seconds, error: told.append((backend, error)))
+    server = bridge.add("s", [Way("http", "b", Scripted().dial, False)])
+    waits = asyncio.Event()
+
+    async def attempt(x: Exchange) -> m.Response:
+        waits.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    call = asyncio.ensure_future(forward(attempt)(exchange(m.request(1, CALL, {"_meta": META}), server)))  # type: ignore[arg-type]
+    await waits.wait()
+    call.cancel()
+    await asyncio.wait([call])
+    backend = server.backends[0]
+    assert [(who, type(error)) for who, error in told] == [(backend, asyncio.CancelledError)]
+    assert (backend.active, backend.outcome.failures, backend.state) == (0, 0, "unknown")
