@@ -108,13 +108,28 @@ class BackendSession:
         return self.users == 0 and self.log_calls == 0
 
     async def call(self, request: Request, reply: Reply) -> Response:
-        """``Upstream.call``; while it runs the conversation is in use."""
+        """``Upstream.call``; while it runs the conversation is in use.
+
+        Raises BridgeError("backend_session_lost", ``sent=False``) for a call that certainly never left us because the
+        conversation had just ended: who asked tries it again once, on a fresh one of the same backend.
+        """
+        if self.is_closed:
+            raise self._lost()
         self.users += 1
         try:
             return await self.upstream.call(request, reply)
+        except BridgeError as error:
+            if error.sent or not self.is_closed:
+                raise
+            raise self._lost() from error
         finally:
             self.users -= 1
             self.last_used = monotonic()
+
+    def _lost(self) -> BridgeError:
+        name = self.pool.backend.server.name
+        detail = f"server {name!r}: the conversation had just ended: {self.cause or 'it was not needed any more'}"
+        return BridgeError("backend_session_lost", detail, sent=False, server=name)
 
     def notified(self, notification: Notification) -> None:
         for listener in list(self.listeners):
@@ -240,6 +255,27 @@ class Pool:
     async def modern(self, remaining: float) -> BackendSession:
         """The conversation all modern calls share."""
         return await self.shared(MODERN_KEY, None, remaining)
+
+    async def ask_modern(self, request: Request, reply: Reply, logs: object | None, deadline: Deadline) -> Response:
+        """One modern call on a conversation for it; a second time on a fresh one if the first had just ended.
+
+        ``logs``: the client that wants log messages of it, if it does; see ``lease_logs``. Raises BridgeError.
+        """
+        try:
+            return await self._ask_modern(request, reply, logs, self.patience(deadline))
+        except BridgeError as error:
+            if error.reason != "backend_session_lost":
+                raise
+            return await self._ask_modern(request, reply, logs, self.patience(deadline))
+
+    async def _ask_modern(self, request: Request, reply: Reply, logs: object | None, remaining: float) -> Response:
+        if logs is None:
+            return await (await self.modern(remaining)).call(request, reply)
+        talk = await self.lease_logs(MODERN_KEY, None, logs, remaining)
+        try:
+            return await talk.call(request, reply)
+        finally:
+            self.release_logs(talk)
 
     async def probe_session(self) -> BackendSession:
         """A modern conversation to ask ``server/discover`` on; it stays the shared one if the server turns out modern."""

@@ -10,7 +10,6 @@ from collections.abc import Awaitable
 from mcpbridge.core.client_session import AnyLink, ClientSession
 from mcpbridge.core.exchange import Exchange, Handler
 from mcpbridge.core.link import Link
-from mcpbridge.core.pool import MODERN_KEY
 from mcpbridge.core.server import Backend, Server
 from mcpbridge.core.state import ROUNDS, continues
 from mcpbridge.core.tasks import share, wait_shared
@@ -76,15 +75,8 @@ async def call_backend(x: Exchange) -> Response:
     if request.method == "subscriptions/listen" and LOG_LEVEL in request.meta:
         # It lasts, so it would keep every other caller's logs, and its own calls, off the conversation it listens to.
         request = request.with_meta({key: raw for key, raw in request.meta.items() if key != LOG_LEVEL})
-    if LOG_LEVEL not in request.meta:
-        talk = await pool.modern(patience)
-        response = await talk.call(request, reply)
-    else:
-        talk = await pool.lease_logs(MODERN_KEY, None, x.caller.connection or x, patience)
-        try:
-            response = await talk.call(request, reply)
-        finally:
-            pool.release_logs(talk)
+    logs = (x.caller.connection or x) if LOG_LEVEL in request.meta else None
+    response = await pool.ask_modern(request, reply, logs, x.deadline)
     if tasks is not None:
         response = tasks.response(request, response)
     return states.wrapped(x, response) if wraps else response

@@ -16,7 +16,7 @@ from msgspec import Raw
 from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import Exchange, NoReply, Reply
 from mcpbridge.core.link import LIST_CHANGED
-from mcpbridge.core.pool import MODERN_KEY, BackendSession
+from mcpbridge.core.pool import BackendSession
 from mcpbridge.core.server import Backend
 from mcpbridge.core.state import ROUNDS
 from mcpbridge.era.questions import modern_capabilities
@@ -111,16 +111,8 @@ class ModernLink:
 
     async def _send(self, x: Exchange, request: Request, reply: Reply) -> Response:
         """One request upstream on behalf of ``x``."""
-        pool = self._backend.pool
-        remaining = pool.patience(x.deadline)
-        if self._level is None:
-            talk = await pool.modern(remaining)
-            return await talk.call(self._stamp(request), reply)
-        talk = await pool.lease_logs(MODERN_KEY, None, self.session, remaining)
-        try:
-            return await talk.call(self._stamp(request), reply)
-        finally:
-            pool.release_logs(talk)
+        logs = self.session if self._level is not None else None
+        return await self._backend.pool.ask_modern(self._stamp(request), reply, logs, x.deadline)
 
     async def notify(self, notification: Notification) -> None:
         if notification.method not in METHODS:  # `initialized` and roots changes have no form in the other era; vendors' have
