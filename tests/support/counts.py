@@ -24,6 +24,7 @@ COUNTS = {
     "mixed_calls": Count(500, 2000, 10000),  # calls of 50 clients that all count their ids from 1
     "differential_messages": Count(300, 2000, 100_000),  # generated ones per cell, both ways together
     "guard_rounds": Count(1, 3, 7),  # of the hot path against the reference hop
+    "health_episodes": Count(40, 100, 400),  # healthy hours and faulty ones of each kind for the detector
     "hop_rounds": Count(1, 1, 5),  # of the hop benchmark, interleaved
 }
 

@@ -1,0 +1,164 @@
+"""The detector of one endpoint: a robust, gated CUSUM over windows of calls. Statistics, not a learned model.
+
+    window -> z of its log latency against a robust baseline -> S = sum of what exceeds k   } above h, or above he, for some
+           -> its error rate against the usual one           -> E = sum of what exceeds ke  } windows in a row: alarm
+
+Latency counts only while its level is also ``level_gate`` times the usual: a change may be certain and still not matter. A
+window without calls says nothing. Only gradual faults can be foreseen; a crash comes without a warning. The work per window
+is constant.
+
+Source: Page 1954 (CUSUM); reliability sections 5 and 8.8, where the parameters were measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp, log
+from typing import Literal, NamedTuple
+
+from mcpbridge.core.anomaly.trend import Trend
+
+Signal = Literal["latency", "errors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """``k``, ``h``: slack and threshold of the latency sum, in deviations. ``ke``, ``he``: the same of errors, as shares."""
+
+    k: float = 1.0
+    h: float = 10.0
+    level_gate: float = 1.5  # times the usual latency
+    ticks: int = 2  # windows in a row
+    ke: float = 0.03
+    he: float = 0.35
+    warm_up: int = 30  # windows with calls before anything is said
+    relearn: int = 120  # windows of alarm after which what is there now is the usual
+
+
+class Sample(NamedTuple):
+    """One window. ``latency``: geometric mean in seconds of the calls that were answered; None without one."""
+
+    calls: int
+    failures: int
+    latency: float | None
+
+
+class Reading(NamedTuple):
+    """What is thought of an endpoint after a window.
+
+    ``score``: 1 as usual, 0.1 in full alarm; None while warming up. ``baseline`` and ``value`` are of ``signal``: seconds, or a
+    share of calls. ``eta``: windows until the level is at twice the gate; None when it does not rise steadily.
+    """
+
+    score: float | None
+    is_alarming: bool
+    signal: Signal
+    baseline: float | None
+    value: float | None
+    eta: float | None
+
+
+UNKNOWN = Reading(None, False, "latency", None, None, None)
+
+FLOOR = 0.1  # the lowest score: a server that is only suspected still gets work
+_LEVEL_RATE = 0.35
+_LEVEL_STEP = 0.5  # of a level per window, in log units: one wild window is no new level
+_LEAST_DEVIATION = 0.03
+_LARGEST_Z = 6.0
+_CLIP = 4.0  # deviations by which one window may move the baseline
+_CAP = 3.0  # thresholds at which a sum stops, so that recovery is seen
+_FULL_WEIGHT = 10  # calls in a window that count in full for the error rate
+
+
+class Detector:
+    """Fed once per window by ``tick``."""
+
+    __slots__ = (
+        "_bad",
+        "_deviation",
+        "_error_base",
+        "_errors",
+        "_latency",
+        "_level",
+        "_mean",
+        "_p",
+        "_seen",
+        "_trend",
+        "reading",
+    )
+
+    def __init__(self, parameters: Parameters = Parameters()) -> None:
+        self._p = parameters
+        self.reading = UNKNOWN
+        self._learn()
+
+    def _learn(self) -> None:
+        """Know nothing: what comes now is the usual."""
+        self._seen = 0
+        self._bad = 0  # windows in a row beyond a threshold
+        self._mean: float | None = None  # log seconds
+        self._deviation = 0.1
+        self._level = 0.0
+        self._latency = 0.0  # the sums S and E
+        self._error_base = 0.0
+        self._errors = 0.0
+        self._trend = Trend()
+
+    def tick(self, sample: Sample) -> Reading:
+        """One window is over."""
+        if sample.calls <= 0:
+            return self.reading
+        p = self._p
+        frozen = self.reading.is_alarming
+        share = sample.failures / sample.calls
+        self._watch_errors(share, sample.calls, frozen)
+        if sample.latency is not None:
+            self._watch_latency(log(max(sample.latency, 1e-7)), frozen)
+        self._seen += 1
+        if self._seen <= p.warm_up or self._mean is None:
+            self.reading = UNKNOWN
+            return self.reading
+        is_far = self._level - self._mean > log(p.level_gate)
+        slow = self._latency / p.h if is_far else 0.0
+        failing = self._errors / p.he
+        self._bad = self._bad + 1 if max(slow, failing) > 1.0 else 0
+        if self._bad > p.relearn:
+            self._learn()
+            self.reading = UNKNOWN
+            return self.reading
+        signal: Signal = "errors" if failing > slow else "latency"
+        self.reading = Reading(
+            score=max(FLOOR, 1.0 - (1.0 - FLOOR) * min(1.0, max(slow, failing))),
+            is_alarming=self._bad >= p.ticks,
+            signal=signal,
+            baseline=self._error_base if signal == "errors" else exp(self._mean),
+            value=share if signal == "errors" else exp(self._level),
+            eta=self._trend.eta(self._mean + 2 * log(p.level_gate)),
+        )
+        return self.reading
+
+    def _watch_errors(self, share: float, calls: int, frozen: bool) -> None:
+        p = self._p
+        excess = min(1.0, calls / _FULL_WEIGHT) * (share - self._error_base - p.ke)
+        self._errors = min(_CAP * p.he, max(0.0, self._errors + excess))
+        if not frozen:
+            self._error_base += 0.01 * (share - self._error_base)
+
+    def _watch_latency(self, x: float, frozen: bool) -> None:
+        p = self._p
+        if self._mean is None:
+            self._mean = self._level = x
+        z = (x - self._mean) / max(1.48 * self._deviation, _LEAST_DEVIATION)
+        if self._seen >= p.warm_up:
+            self._latency = min(_CAP * p.h, max(0.0, self._latency + min(z, _LARGEST_Z) - p.k))
+        self._level += _LEVEL_RATE * (min(x, self._level + _LEVEL_STEP) - self._level)
+        self._trend.tick(self._level)
+        if frozen:
+            return
+        step = max(0.01, 1.0 / (self._seen + 1))
+        error = x - self._mean
+        if self._seen >= p.warm_up:
+            limit = _CLIP * self._deviation
+            error = max(-limit, min(limit, error))
+        self._mean += step * error
+        self._deviation += step * (abs(error) - self._deviation) if self._seen else 0.0

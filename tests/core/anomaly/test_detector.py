@@ -1,0 +1,142 @@
+"""The detector: what it foresees, what it leaves alone, and that it says nothing before it knows an endpoint."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcpbridge.core.anomaly.detector import FLOOR, Detector, Parameters, Reading, Sample
+from mcpbridge.core.anomaly.trend import STEADY, Trend
+from tests.support.counts import count
+from tests.support.episodes import GRADUAL, KINDS, Score, episode, wilson
+
+HELD_OUT = 100_000  # the parameters were looked at with seeds below 1,000 only
+
+
+def feed(detector: Detector, windows: int, latency: float = 0.01, failures: int = 0, calls: int = 20) -> Reading:
+    for _ in range(windows):
+        reading = detector.tick(Sample(calls, failures, latency))
+    return reading
+
+
+def test_nothing_is_said_before_the_warm_up_is_over():
+    detector = Detector()
+    assert feed(detector, 30).score is None
+    assert feed(detector, 1).score == 1.0
+
+
+def test_a_window_without_calls_says_nothing():
+    detector = Detector()
+    feed(detector, 40)
+    before = detector.reading
+    assert feed(detector, 500, calls=0) == before
+
+
+def test_latency_that_doubles_is_an_alarm_with_its_numbers():
+    detector = Detector()
+    feed(detector, 60)
+    reading = feed(detector, 6, latency=0.02)
+    assert reading.is_alarming
+    assert reading.signal == "latency"
+    assert reading.baseline == pytest.approx(0.01, rel=0.05)
+    assert reading.value is not None
+    assert 0.015 < reading.value <= 0.02
+    assert reading.score == FLOOR
+
+
+def test_errors_are_an_alarm_with_their_shares():
+    detector = Detector()
+    feed(detector, 60)
+    reading = feed(detector, 6, failures=4)
+    assert (reading.is_alarming, reading.signal, reading.value) == (True, "errors", 0.2)
+
+
+def test_a_certain_change_below_the_gate_does_not_matter():
+    detector = Detector()
+    feed(detector, 60)
+    assert feed(detector, 200, latency=0.013).score == 1.0
+
+
+def test_one_wild_window_is_no_alarm():
+    detector = Detector()
+    feed(detector, 60)
+    assert not feed(detector, 1, latency=0.05).is_alarming
+    assert not feed(detector, 1).is_alarming
+
+
+def test_an_alarm_ends_when_the_endpoint_is_as_before():
+    detector = Detector()
+    feed(detector, 60)
+    assert feed(detector, 20, latency=0.04).is_alarming
+    assert not feed(detector, 60).is_alarming
+    assert detector.reading.score == 1.0
+
+
+def test_what_stays_becomes_the_usual_in_the_end():
+    detector = Detector(Parameters(relearn=50))
+    feed(detector, 60)
+    assert feed(detector, 40, latency=0.04).is_alarming
+    assert feed(detector, 100, latency=0.04).score == 1.0
+
+
+def test_a_steady_rise_has_a_time_to_its_limit():
+    trend = Trend()
+    for window in range(40):
+        trend.tick(window * 0.1)
+        assert window >= STEADY or trend.eta(10.0) is None
+    assert trend.eta(10.0) == pytest.approx(61, rel=0.1)
+    assert trend.eta(1.0) == 0.0
+    trend.tick(0.0)
+    assert trend.eta(10.0) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000), st.none() | st.floats(0, 1e6)), max_size=200))
+def test_scores_stay_within_their_bounds_whatever_comes(windows):
+    detector = Detector()
+    for calls, failures, latency in windows:
+        reading = detector.tick(Sample(calls, min(calls, failures), latency))
+        assert reading.score is None or FLOOR <= reading.score <= 1.0
+        assert reading.eta is None or reading.eta >= 0.0
+
+
+def test_gradual_faults_of_held_out_seeds_are_foreseen_and_healthy_hours_left_alone(record_property):
+    score = Score()
+    for kind in KINDS:
+        for number in range(count("health_episodes")):
+            score.add(episode(kind, HELD_OUT + number))
+    for name, hits, total in (
+        ("recall", score.hits, score.faults),
+        ("precision", score.hits, score.hits + score.false_alarms),
+    ):
+        low, high = wilson(hits, total)
+        said = f"{hits}/{total} = {hits / total:.3f} ({low:.3f} to {high:.3f})"
+        record_property(name, said)
+        print(name, said)
+    rate = score.false_alarms / score.clean_hours
+    print(f"false alarms {rate:.3f} per endpoint-hour in {score.clean_hours:.0f} hours, median lead {score.median_lead} s")
+    assert score.recall >= 0.95
+    assert score.precision >= 0.90
+    assert score.median_lead >= 60
+    assert rate <= 0.05
+
+
+def test_a_crash_is_never_counted_as_foreseen():
+    score = Score()
+    score.add(episode("crash", HELD_OUT))
+    assert (score.faults, score.hits) == (0, 0)
+    assert set(GRADUAL) < set(KINDS)
+
+
+def test_a_window_costs_less_than_twenty_microseconds():
+    detector = Detector()
+    best = min(_timed(detector) for _ in range(5))
+    assert best < 20e-6
+
+
+def _timed(detector: Detector) -> float:
+    started = time.perf_counter()
+    feed(detector, 1000)
+    return (time.perf_counter() - started) / 1000
