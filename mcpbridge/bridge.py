@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from mcpbridge.core.aggregate.endpoint import Endpoint, Part, announce
 from mcpbridge.core.aggregate.show import Visible
 from mcpbridge.core.backoff import Backoff
+from mcpbridge.core.breaker import Breaker, Rules
 from mcpbridge.core.client_session import ClientSession, ClientSessions
 from mcpbridge.core.exchange import QUESTION_WAIT, Exchange, Handler, Policy, SessionOp
 from mcpbridge.core.forward import forward
@@ -60,7 +61,9 @@ class Way(NamedTuple):
 
 class Bridge:
     """See the module. ``start_timeout``: seconds a server may take to start and shake hands; ``parked_ttl``: seconds a server's
-    question waits for its client; ``sealer`` seals what a modern one carries, None for a secret of this process."""
+    question waits for its client; ``breaker``: the rules of every backend's circuit breaker, None for none;
+    ``per_protocol``: another one for all backends of a protocol;
+    ``sealer`` seals what a modern one carries, None for a secret of this process."""
 
     def __init__(
         self,
@@ -75,6 +78,8 @@ class Bridge:
         observe: Observe | None = None,
         sealer: Sealer | None = None,
         parked_ttl: float = QUESTION_WAIT,
+        breaker: Rules | None = None,
+        per_protocol: bool = False,
     ) -> None:
         self.role = role
         self.instance = uuid.uuid4().hex[:12]
@@ -93,6 +98,9 @@ class Bridge:
         self._list_wait = list_wait
         self._max_name = max_name
         self._observe = observe
+        self._breaker = breaker
+        self._per_protocol = per_protocol
+        self.groups: dict[str, Breaker] = {}  # protocol -> the breaker of all its backends
         self._group: asyncio.TaskGroup
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_ending = False
@@ -156,7 +164,15 @@ class Bridge:
         backends = []
         for number, way in enumerate(endpoints):
             backend = Backend(
-                f"{name}/{number}", way.protocol, way.address, way.dial, self.spawn, observe=self._observe, eras=self._eras
+                f"{name}/{number}",
+                way.protocol,
+                way.address,
+                way.dial,
+                self.spawn,
+                observe=self._observe,
+                eras=self._eras,
+                breaker=Breaker(self._breaker) if self._breaker is not None else None,
+                group=self._group_of(way.protocol),
             )
             backend.pool = Pool(
                 backend,
@@ -172,6 +188,11 @@ class Bridge:
         server = self.servers[name] = Server(name, backends, namespace=namespace, isolation=isolation)
         self._prefixes[name] = prefix
         return server
+
+    def _group_of(self, protocol: str) -> Breaker | None:
+        if self._breaker is None or not self._per_protocol:
+            return None
+        return self.groups.setdefault(protocol, Breaker(self._breaker))
 
     def endpoint(self, visible: Visible = lambda *_: True) -> Endpoint:
         """One endpoint over all servers."""

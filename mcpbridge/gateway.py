@@ -18,6 +18,7 @@ from mcpbridge.config.gateway import GatewayConfig
 from mcpbridge.config.load import Loaded
 from mcpbridge.config.rows import variables
 from mcpbridge.config.sections import EndpointSpec
+from mcpbridge.core.breaker import Rules
 from mcpbridge.core.reception import Reception
 from mcpbridge.core.session import Session
 from mcpbridge.detection import Detection
@@ -102,6 +103,8 @@ class Gateway:
             observe=self._status.attempted,
             sealer=sealer,
             parked_ttl=config.routing.parked_ttl,
+            breaker=_breaker_rules(config),
+            per_protocol=config.circuit_breaker.per_protocol,
         )
         async with bridge:
             self._detection = self._detecting(bridge)
@@ -266,6 +269,11 @@ def _secrets(config: GatewayConfig) -> list[str]:
 
 def _endpoints(config: GatewayConfig) -> list[EndpointSpec]:
     return [endpoint for spec in config.servers for endpoint in spec.endpoints]
+
+
+def _breaker_rules(config: GatewayConfig) -> Rules:
+    rows = config.circuit_breaker
+    return Rules(rows.failure_threshold, rows.success_threshold, rows.timeout_seconds, rows.max_requests, rows.interval_seconds)
 
 
 def jwt_keys(config: GatewayConfig) -> JwtKeys | None:

@@ -38,6 +38,7 @@ from mcpbridge.observe.snapshot import (
     is_healthy,
     tally,
     timestamp,
+    worst_breaker,
 )
 from mcpbridge.policies.access_log import Tally
 
@@ -222,6 +223,7 @@ class Status:
             version=backend.version,
             in_flight=backend.active,
             connections=backend.pool.size,
+            breaker=worst_breaker(b.state for b in (backend.breaker, backend.group) if b is not None),
             consecutive_failures=outcome.consecutive,
             latency_ms=percentiles(window.buckets(now)) if window else Latency(),
             error_rate=errors,
@@ -261,6 +263,7 @@ class Status:
             requests_per_sec=rate if frontend is not None else None,
             error_rate=errors if frontend is not None else None,
             latency_ms=percentiles(durations.sketch),
+            breaker=worst_breaker(b.breaker for b in own),
         )
 
     def _look(self, name: str, now: float, calls: int, failures: int) -> tuple[float | None, float | None]:

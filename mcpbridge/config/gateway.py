@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from mcpbridge.config.backends import Backends
+from mcpbridge.config.breaking import CircuitBreaker
 from mcpbridge.config.detection import GatewayDetection
 from mcpbridge.config.frontends import Protocols
 from mcpbridge.config.kinds import (
@@ -250,6 +251,7 @@ class GatewayConfig(Section, frozen=True, kw_only=True):
     auth: Auth = Auth()
     sessions: Sessions = Sessions()
     discovery: Discovery = Discovery()
+    circuit_breaker: CircuitBreaker = CircuitBreaker()
     routing: Routing = Routing()
     protocol_detection: GatewayDetection = GatewayDetection()
     metrics: Metrics = Metrics()

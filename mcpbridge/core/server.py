@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from mcpbridge.core.breaker import UNCOUNTED, Breaker
 from mcpbridge.core.client_session import AnyLink, ClientSession
 from mcpbridge.core.exchange import Era, Exchange
 from mcpbridge.core.mirror import AnnotatedTools
@@ -22,7 +23,7 @@ from mcpbridge.core.task_ids import TaskSeals, is_about_task, unknown_task
 from mcpbridge.core.tasks import Spawn, share, wait_shared
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
-from mcpbridge.wire.message import Notification, Response
+from mcpbridge.wire.message import Notification, Request, Response
 
 if TYPE_CHECKING:
     from mcpbridge.core.pool import Pool
@@ -92,6 +93,8 @@ class Backend:
         observe: Observe | None = None,
         eras: Eras | None = None,
         source: str = "static",
+        breaker: Breaker | None = None,
+        group: Breaker | None = None,
     ) -> None:
         self.name = name
         self.protocol = protocol
@@ -106,6 +109,12 @@ class Backend:
         self.fault: str | None = None  # the row of ``errors.FAULTS`` that made it down
         self.since = time.time()
         self.outcome = Outcome()
+        self.breaker = breaker  # None: never refused
+        self.group = group  # the breaker of all backends of this protocol, if there is one
+        self.cause: str | None = None  # its newest failure, for people
+        self.weight = 1.0
+        self.score = 1.0  # 0.1 to 1: what is foretold of its health
+        self.is_draining = False  # no new work, it goes
         self.version: str | None = None
         self.server: Server
         self.pool: Pool
@@ -120,6 +129,17 @@ class Backend:
     def active(self) -> int:
         """Calls in flight."""
         return self._active
+
+    def is_eligible(self, now: float) -> bool:
+        """Whether new work may be given to it at ``now`` (monotonic): not down, not going, no breaker in the way."""
+        return self.state != "down" and not self.is_draining and self.refusing(now) is None
+
+    def refusing(self, now: float) -> Breaker | None:
+        """The breaker that lets no call through, if any."""
+        for breaker in (self.group, self.breaker):
+            if breaker is not None and not breaker.allows(now):
+                return breaker
+        return None
 
     def in_flight(self, x: Exchange) -> Attempt:
         """Counts one attempt while it runs and judges how it ended; a client's fault or cancel never dings a backend."""
@@ -146,7 +166,11 @@ class Backend:
         self._active -= 1
 
     def succeeded(self) -> None:
-        """It answered something: it is up."""
+        """It answered something: it is up. Calls it is kept from because it was down may be tried."""
+        if self.state == "down":
+            for breaker in (self.breaker, self.group):
+                if breaker is not None:
+                    breaker.may_be_well(time.monotonic())
         self.outcome.consecutive = 0
         self.outcome.last_at = time.time()
         if self.state != "ok":
@@ -157,6 +181,7 @@ class Backend:
         self.outcome.failures += 1
         self.outcome.consecutive += 1
         self.outcome.last_at = time.time()
+        self.cause = str(error)
         if not error.sent or error.reason in ("server_exited", "stdio_no_such_file", "http_not_found", "protocol_mismatch"):
             self.fault = error.reason
             self._turn("down", str(error))
@@ -224,24 +249,55 @@ class Backend:
 class Attempt:
     """Context of one attempt on one backend."""
 
-    __slots__ = ("_backend", "_started", "_x")
+    __slots__ = ("_backend", "_group", "_own", "_started", "_x")
 
     def __init__(self, backend: Backend, x: Exchange) -> None:
         self._backend = backend
         self._x = x
+        self._own = self._group = UNCOUNTED
 
     def __enter__(self) -> None:
+        backend = self._backend
         self._started = time.perf_counter()
-        self._backend.begin()
+        backend.begin()
+        if backend.breaker is not None and isinstance(self._x.message, Request):  # what nobody answers tells nothing
+            now = time.monotonic()
+            self._own = backend.breaker.begin(now)
+            if backend.group is not None:
+                self._group = backend.group.begin(now)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         seconds = time.perf_counter() - self._started
+        if self._own != UNCOUNTED or self._group != UNCOUNTED:
+            self._judge(error)
         if error is None or isinstance(error, BridgeError):
             self._backend.ended(self._x, seconds, error)
             return
         self._backend.abandoned()
         if isinstance(error, asyncio.CancelledError):
             self._backend.observed(self._x, seconds, error)
+
+    def _judge(self, error: BaseException | None) -> None:
+        """Tell the breakers. What a server answers, errors included, is a success; what the client or we did tells nothing."""
+        failed = isinstance(error, BridgeError) and error.fault.blames == "backend"
+        ok = True if error is None else False if failed else None
+        backend = self._backend
+        for breaker, ticket in ((backend.breaker, self._own), (backend.group, self._group)):
+            if breaker is None:
+                continue
+            before = breaker.state
+            breaker.ended(ticket, ok, time.monotonic() if failed else 0.0)
+            if breaker.state != before:
+                write = _log.info if breaker.state == "closed" else _log.warn
+                whose = backend.name if breaker is backend.breaker else backend.protocol
+                said = breaker.state.replace("_", " ")
+                write(
+                    f"breaker {said}",
+                    protocol=backend.protocol,
+                    server=backend.server.name,
+                    breaker=whose,
+                    reason=str(error or ""),
+                )
 
 
 class Server:
@@ -279,12 +335,12 @@ class Server:
             link = x.session.links.get(self.name)
             linked = link.backend if link is not None else None
             if linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol):
-                return linked
+                return self._let(x, linked)
         if len(self.backends) == 1 and not tried and x.force_protocol is None:
-            return self.backends[0]
+            return self._let(x, self.backends[0])
         home = self._home(x, tried)
         if home is not None:
-            return home
+            return self._let(x, home)
         forced = x.force_protocol
         candidates = [b for b in self.backends if b not in tried and (forced is None or self._suits(b, forced))]
         if not candidates:
@@ -296,7 +352,27 @@ class Server:
                 data["protocol"] = x.force_protocol
                 causes = f"none that speaks {x.force_protocol} is left; there is {causes}"
             raise BridgeError("no_backend", named + causes, sent=False, **data)
-        return min(candidates, key=lambda b: (b.state == "down", b.active))
+        now = time.monotonic()
+        open_to_calls = [b for b in candidates if b.refusing(now) is None]
+        if not open_to_calls:
+            return self._let(x, candidates[0])
+        return min(open_to_calls, key=lambda b: (b.is_draining, b.state == "down", b.active))
+
+    def _let(self, x: Exchange, backend: Backend) -> Backend:
+        """``backend``, unless a breaker keeps this request from it. Raises BridgeError("breaker_open") with the cause."""
+        breaker = backend.breaker
+        if breaker is None or (breaker.state == "closed" and backend.group is None) or not isinstance(x.message, Request):
+            return backend
+        now = time.monotonic()
+        refusing = backend.refusing(now)
+        if refusing is None:
+            return backend
+        wait = max(refusing.remaining(now), 1.0)
+        whose = f"server {self.name!r}" if refusing is breaker else f"all servers of protocol {backend.protocol}"
+        detail = f"{whose} failed {refusing.rules.failures} times in a row and is tried again in {wait:.0f} s"
+        if backend.cause is not None:
+            detail += f"; newest failure: {backend.cause}"
+        raise BridgeError("breaker_open", detail, sent=False, server=self.name, protocol=backend.protocol)
 
     def _home(self, x: Exchange, tried: set[Backend]) -> Backend | None:
         """The backend that a call belongs to because it began there, or its task did. Raises when that one is gone."""
@@ -320,4 +396,6 @@ class Server:
         """Whether another backend is left; a pinned conversation, a call in its second round and one about a task have none."""
         if (x.session is not None and self.name in x.session.links) or continues(x) or is_about_task(x):
             return False
-        return any(b not in tried and x.force_protocol in (None, b.protocol) for b in self.backends)
+        now = time.monotonic()
+        left = (b for b in self.backends if b not in tried and x.force_protocol in (None, b.protocol))
+        return any(b.refusing(now) is None for b in left)

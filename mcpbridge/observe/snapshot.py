@@ -283,7 +283,7 @@ def _merge_protocol(parts: list[ProtocolStatus], backends: list[BackendStatus]) 
         requests_per_sec=rate if rated else None,
         error_rate=failing / rate if rate else _largest(part.error_rate for part in parts),
         latency_ms=_merge_latency([part.latency_ms for part in parts]),
-        breaker=_worst(part.breaker for part in parts),
+        breaker=worst_breaker(part.breaker for part in parts),
         last_check=_latest(part.last_check for part in parts),
     )
 
@@ -300,7 +300,7 @@ def _merge_backend(parts: list[BackendStatus]) -> BackendStatus:
         version=latest.version or next((part.version for part in parts if part.version), None),
         in_flight=sum(part.in_flight for part in parts),
         connections=sum(part.connections for part in parts),
-        breaker=_worst(part.breaker for part in parts),
+        breaker=worst_breaker(part.breaker for part in parts),
         health_score=sum(scores) / len(scores) if scores else None,
         consecutive_failures=max(part.consecutive_failures for part in parts),
         latency_ms=_merge_latency([part.latency_ms for part in parts]),
@@ -333,5 +333,6 @@ def _all(values: Iterable[bool | None]) -> bool | None:
     return all(known) if known else None
 
 
-def _worst(values: Iterable[Breaker | None]) -> Breaker | None:
+def worst_breaker(values: Iterable[Breaker | None]) -> Breaker | None:
+    """The state of several breakers as one: the one that lets through least; None without any."""
     return max((value for value in values if value is not None), key=_BREAKERS.index, default=None)

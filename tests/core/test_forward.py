@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from mcpbridge.bridge import Bridge, Way
+from mcpbridge.core.breaker import Rules
 from mcpbridge.core.exchange import Exchange
 from mcpbridge.core.forward import forward
 from mcpbridge.core.server import Server
@@ -173,3 +175,81 @@ async def test_a_call_that_its_client_gives_up_is_told_as_that_and_dings_nobody(
     backend = server.backends[0]
     assert [(who, type(error)) for who, error in told] == [(backend, asyncio.CancelledError)]
     assert (backend.active, backend.outcome.failures, backend.state) == (0, 0, "unknown")
+
+
+def guarded(count: int, per_protocol: bool = False) -> Server:
+    """A server of ``count`` backends with breakers that open after two failures."""
+    bridge = Bridge("gateway", MemoryStore(), None, breaker=Rules(failures=2), per_protocol=per_protocol)
+    return bridge.add("s", [Way("http", f"b{n}", Scripted().dial) for n in range(count)])
+
+
+async def send(server: Server, outcome: BridgeError | m.Response, method: str = CALL) -> Any:
+    """One call whose every attempt ends with ``outcome``: the answer, or the error."""
+
+    async def attempt(x: Exchange) -> m.Response:
+        if isinstance(outcome, BridgeError):
+            raise outcome
+        return outcome
+
+    try:
+        return await forward(attempt)(exchange(m.request(1, method, {"_meta": META}), server))
+    except BridgeError as error:
+        return error
+
+
+@pytest.mark.requirement("limit.breaker")
+async def test_after_failures_in_a_row_calls_fail_at_once_and_name_the_cause() -> None:
+    server = guarded(1)
+    for _ in range(2):
+        await send(server, BridgeError("stream_closed", "the peer hung up"))
+    began = time.perf_counter()
+    refused = await send(server, m.result(1, {}))
+    assert time.perf_counter() - began < 0.005
+    assert (refused.reason, refused.fault.code, refused.fault.status, refused.sent) == ("breaker_open", 1011, 503, False)
+    assert "server 's' failed 2 times in a row and is tried again in 30 s" in str(refused)
+    assert "the peer hung up" in str(refused)
+    assert not server.backends[0].is_eligible(time.monotonic())
+
+
+@pytest.mark.requirement("limit.breaker")
+async def test_what_the_application_or_the_client_did_wrong_opens_nothing() -> None:
+    server = guarded(1)
+    for _ in range(3):
+        await send(server, m.error(1, {"code": -32000, "message": "no such row"}))
+        await send(server, m.result(1, {"isError": True, "content": []}))
+        await send(server, BridgeError("invalid_params"))
+    assert server.backends[0].breaker is not None
+    assert server.backends[0].breaker.state == "closed"
+
+
+async def test_a_backend_that_its_breaker_keeps_calls_from_is_passed_over() -> None:
+    server = guarded(2)
+    for _ in range(2):
+        await send(server, BridgeError("stream_closed"))
+    assert [b.breaker.state for b in server.backends if b.breaker] == ["open", "closed"]
+    assert isinstance(await send(server, m.result(1, {})), m.Response)
+    for _ in range(4):
+        last = await send(server, BridgeError("stream_closed"))
+    assert last.reason == "breaker_open"
+
+
+async def test_a_backend_found_up_again_is_tried_at_once() -> None:
+    server = guarded(1)
+    backend = server.backends[0]
+    for _ in range(2):
+        await send(server, BridgeError("connection_refused", sent=False))
+    assert (await send(server, m.result(1, {}))).reason == "breaker_open"
+    backend.succeeded()  # a check
+    for _ in range(2):
+        assert isinstance(await send(server, m.result(1, {})), m.Response)
+    assert backend.breaker is not None
+    assert backend.breaker.state == "closed"
+
+
+async def test_backends_of_one_protocol_can_be_given_up_together() -> None:
+    server = guarded(4, per_protocol=True)
+    for _ in range(2):
+        await send(server, BridgeError("stream_closed"))
+    refused = await send(server, m.result(1, {}))
+    assert refused.reason == "breaker_open"
+    assert "all servers of protocol http" in str(refused)
