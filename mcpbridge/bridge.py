@@ -28,6 +28,7 @@ from mcpbridge.core.mirror import mirror
 from mcpbridge.core.pipeline import compose
 from mcpbridge.core.pool import Pool
 from mcpbridge.core.ports import Dial
+from mcpbridge.core.retries import Retries
 from mcpbridge.core.route import call_backend, open_link, route
 from mcpbridge.core.server import Backend, Eras, Isolation, Observe, Server
 from mcpbridge.core.session import SessionStore
@@ -106,7 +107,8 @@ class Bridge:
         self._is_ending = False
         self._exit = AsyncExitStack()
         self._attempt: Handler = compose([timeout(parked_ttl)], call_backend)
-        self.one: Handler = mirror(forward(self._attempt, max_attempts=max_attempts))
+        self.retries = Retries()
+        self.one: Handler = mirror(forward(self._attempt, max_attempts=max_attempts, retries=self.retries))
 
     async def __aenter__(self) -> Bridge:
         self._group = await self._exit.enter_async_context(asyncio.TaskGroup())

@@ -10,23 +10,27 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from mcpbridge.core.exchange import Exchange, Handler
+from mcpbridge.core.retries import Retries
 from mcpbridge.core.server import Backend, Server
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire.message import Request, Response
 from mcpbridge.wire.spec import retry_safe
 
 
-def forward(attempt: Handler, *, max_attempts: int = 2) -> Handler:
+def forward(attempt: Handler, *, max_attempts: int = 2, retries: Retries | None = None) -> Handler:
     """Answers an exchange whose target is one Server.
 
     A call that certainly never left us is tried on every backend; a sent one only when its method is retry-safe, at most
-    ``max_attempts`` times, never past its deadline, and never while other backends are missing.
+    ``max_attempts`` times, never past its deadline, and never while other backends are missing; what is
+    sent again is paid from the budget ``retries``.
     """
+    budget = retries if retries is not None else Retries()
 
     async def run(x: Exchange) -> Response | None:
         assert isinstance(x.target, Server)
         tried: set[Backend] = set()
         sent = 0
+        budget.calls += 1
         while True:
             backend = x.target.choose(x, tried)
             x.backend = backend
@@ -42,6 +46,9 @@ def forward(attempt: Handler, *, max_attempts: int = 2) -> Handler:
                 sent += error.sent
                 if not x.target.may_retry(x, tried) or not _may_retry(x, error, sent, max_attempts):
                     raise
+                if error.sent and not budget.spend(monotonic()):
+                    raise
+                budget.failovers += 1
 
     return run
 

@@ -12,6 +12,7 @@ from mcpbridge.bridge import Bridge, Way
 from mcpbridge.core.breaker import Rules
 from mcpbridge.core.exchange import Exchange
 from mcpbridge.core.forward import forward
+from mcpbridge.core.retries import Retries
 from mcpbridge.core.server import Server
 from mcpbridge.errors import BridgeError
 from mcpbridge.stores.memory import MemoryStore
@@ -253,3 +254,18 @@ async def test_backends_of_one_protocol_can_be_given_up_together() -> None:
     refused = await send(server, m.result(1, {}))
     assert refused.reason == "breaker_open"
     assert "all servers of protocol http" in str(refused)
+
+
+async def test_what_is_sent_again_is_counted_and_paid_for() -> None:
+    budget, failed = Retries(), BridgeError("stream_closed")
+
+    async def attempt(x: Exchange) -> m.Response:
+        raise failed
+
+    run, server = forward(attempt, retries=budget), server_of(2)
+    for _ in range(300):
+        with pytest.raises(BridgeError):
+            await run(exchange(m.request(1, READ, {"_meta": META}), server))
+    assert (budget.calls, budget.failovers) == (300, budget.total)
+    assert 100 <= budget.total < 300
+    assert budget.refused == 300 - budget.total
