@@ -194,7 +194,12 @@ class Gateway:
         )
         specs = list(config.servers)
         if config.backends.stdio.socket_discovery:
-            specs += find_sockets(config.backends.stdio.socket_paths, {spec.name for spec in specs})
+            found, skipped = find_sockets(config.backends.stdio.socket_paths)
+            taken = {spec.name for spec in specs}
+            skipped += [f"{spec.name}: another server has its name" for spec in found if spec.name in taken]
+            for cause in skipped:
+                _log.warn("socket left out", protocol="stdio", reason=cause)
+            specs += [spec for spec in found if spec.name not in taken]
         prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(specs) != 1)
         for spec in specs:
             if all(getattr(config.backends, endpoint.spoken).enabled for endpoint in spec.endpoints):

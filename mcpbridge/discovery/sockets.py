@@ -10,37 +10,57 @@ Source: contract ``backends.stdio.socket_discovery``, ``backends.stdio.socket_pa
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.config.servers import legal_name
-from mcpbridge.observe.log import log
+from mcpbridge.discovery import Source
 
 MAX_DEPTH: Final = 3  # directories below a path
 MAX_ENTRIES: Final = 10_000  # files that are looked at
-_log = log("discovery")
+PAUSE: Final = 2.0  # seconds between two looks
 
 
-def find_sockets(paths: Sequence[str], taken: Collection[str]) -> list[ServerSpec]:
-    """The servers below ``paths``, by name; names in ``taken`` are those of other servers. What is left out is logged."""
+class Sockets:
+    """Looks at the directories again and again: every ``pause`` seconds, in a thread, since a disk may be slow."""
+
+    name = "sockets"
+
+    def __init__(self, paths: Sequence[str], pause: float = PAUSE) -> None:
+        self._paths = paths
+        self._pause = pause
+
+    async def watch(self, source: Source) -> None:
+        while True:
+            try:
+                source.found(*await asyncio.to_thread(find_sockets, self._paths))
+            except OSError as error:
+                source.failed(f"the directories cannot be read: {error.strerror or error}")
+            await asyncio.sleep(self._pause)
+
+
+def find_sockets(paths: Sequence[str]) -> tuple[list[ServerSpec], list[str]]:
+    """The servers below ``paths``, by name, and what was left out with its cause."""
     found: dict[str, ServerSpec] = {}
+    skipped: list[str] = []
     for root in paths:
-        for path in _sockets(os.path.realpath(root), root):
+        for path in _sockets(os.path.realpath(root), root, skipped):
             name = legal_name(re.sub(r"\.(sock|socket)$", "", os.path.basename(path)))
-            if name in taken or name in found:
-                _log.warn("socket left out: another server has its name", protocol="stdio", server=name, path=path)
+            if name in found:
+                skipped.append(f"{path}: another socket has its name")
             elif re.search(r"[\x00-\x20\x7f?#]", path):
-                _log.warn("socket left out: its path cannot be an address", protocol="stdio", path=path)
+                skipped.append(f"{path!r}: it cannot be an address")
             else:
                 found[name] = ServerSpec(name=name, endpoints=(EndpointSpec(url=f"unix://{path}"),))
-    return [found[name] for name in sorted(found)]
+    return [found[name] for name in sorted(found)], skipped
 
 
-def _sockets(real: str, root: str) -> Iterator[str]:
+def _sockets(real: str, root: str, skipped: list[str]) -> Iterator[str]:
     """Real paths of the sockets below a directory, itself by its real path."""
     looked = 0
     for folder, folders, files in os.walk(real):
@@ -49,9 +69,10 @@ def _sockets(real: str, root: str) -> Iterator[str]:
         for name in sorted(files):
             looked += 1
             if looked > MAX_ENTRIES:
-                _log.warn("too many files; the rest is not looked at", protocol="stdio", path=root)
+                skipped.append(f"{root}: more than {MAX_ENTRIES} files; the rest is not looked at")
                 return
-            path = os.path.realpath(os.path.join(folder, name))
+            given = os.path.join(folder, name)
+            path = os.path.realpath(given)
             try:
                 status = os.lstat(path)
             except OSError:
@@ -59,8 +80,8 @@ def _sockets(real: str, root: str) -> Iterator[str]:
             if not stat.S_ISSOCK(status.st_mode):
                 continue
             if not path.startswith(real.rstrip(os.sep) + os.sep):
-                _log.warn("socket left out: it leads out of its directory", protocol="stdio", path=os.path.join(folder, name))
+                skipped.append(f"{given}: it leads out of its directory")
             elif status.st_uid not in (os.geteuid(), 0):
-                _log.warn("socket left out: it belongs to another user", protocol="stdio", path=path, uid=status.st_uid)
+                skipped.append(f"{path}: it belongs to another user")
             else:
                 yield path

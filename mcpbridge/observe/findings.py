@@ -91,3 +91,25 @@ class Conversions(msgspec.Struct, frozen=True):
 
     total: int = 0
     failures: tuple[Unconverted, ...] = ()
+
+
+class DiscoverySource(msgspec.Struct, frozen=True):
+    """One provider of servers. ``last_error`` also names what it left out, each with its cause."""
+
+    name: str
+    enabled: bool
+    healthy: bool
+    state: str
+    endpoints: int
+    last_success: str | None
+    last_error: str | None
+    age_ms: float | None
+
+
+class Discovered(msgspec.Struct, frozen=True):
+    """All providers: what one of them lost is degraded, since the servers of the others are there."""
+
+    status: str
+    healthy: bool
+    refresh_rate_ms: float
+    providers: tuple[DiscoverySource, ...]

@@ -1,0 +1,75 @@
+"""What a registry of other people may make us connect to: an address in the network, never a command, a file or our secrets.
+
+Of what a stranger says only four words are used: protocol, host, port and path. Whatever else an endpoint can have (command,
+args, env, headers, token_env, tls) has no way in, so nothing of ours is run or sent along because of an annotation.
+
+Source: issue "Traffic that survives production" item 6; reliability section 2, rows 8 and 11.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from typing import Final
+
+from msgspec.structs import replace
+
+from mcpbridge.config.protocols import ADDRESS, PROTOCOLS
+from mcpbridge.config.sections import EndpointSpec
+
+_SCHEMES: Final = {"auto": "http", "http": "http", "websocket": "ws", "sse": "sse", "tcp_binary": "tcp"}
+_PATH: Final = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]{0,1023}")
+_NAME: Final = re.compile(r"(?=.{1,253}\.?$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
+_METADATA: Final = ("metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal")
+_METADATA_HOSTS: Final = frozenset(
+    ipaddress.ip_address(host) for host in ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254")
+)
+
+
+def endpoint(host: str, port: object, protocol: str = "", path: str = "", *, detect: bool = True) -> EndpointSpec:
+    """The endpoint of a discovered place. ``protocol`` "": detected, or http without ``detect``.
+
+    Raises ValueError with the cause, for people.
+    """
+    spoken = protocol or ("auto" if detect else "http")
+    if spoken not in _SCHEMES:
+        known = ", ".join(name for name in PROTOCOLS if name in _SCHEMES)
+        raise ValueError(f"protocol {protocol[:40]!r} is none of auto, {known}")
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
+        raise ValueError("its port is no number from 1 to 65535")
+    if path and _PATH.fullmatch(path) is None:
+        raise ValueError(f"path {path[:40]!r} is no absolute path of a URL")
+    if path and spoken == "tcp_binary":
+        raise ValueError("protocol tcp_binary has no path")
+    where = path or PROTOCOLS["http" if spoken == "auto" else spoken].path
+    url = f"{_SCHEMES[spoken]}://{_host(host)}:{port}{where}"
+    spec = EndpointSpec(url=str(ADDRESS.parse(url)))
+    return replace(spec, protocol=spoken)
+
+
+def _host(text: str) -> str:
+    """The host as it stands in a URL. Raises ValueError for what is no place of a server."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return _named(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id:
+            raise ValueError(f"address {text[:60]} has a zone")
+        address = address.ipv4_mapped or address.sixtofour or address
+    if address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA_HOSTS:
+        raise ValueError(f"address {text[:60]} is link-local, metadata or nobody's")
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
+def _named(text: str) -> str:
+    if _NAME.fullmatch(text) is None:
+        raise ValueError(f"{text[:60]!r} is no name of a host")
+    if text.rstrip(".").lower() in _METADATA:
+        raise ValueError(f"{text[:60]} is a metadata service")
+    try:
+        socket.inet_aton(text)  # 2852039166 and 0xa9fe.0xa9fe are addresses to a resolver
+    except OSError:
+        return text
+    raise ValueError(f"{text[:60]} is an address in disguise")
