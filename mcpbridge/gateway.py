@@ -26,6 +26,7 @@ from mcpbridge.discovery.sockets import find_sockets
 from mcpbridge.era import Crossings
 from mcpbridge.execute import Execute
 from mcpbridge.faces import Faces, public_rules
+from mcpbridge.foresight import Foresight
 from mcpbridge.listeners import Listeners
 from mcpbridge.observe.log import configure, log
 from mcpbridge.observe.metrics import Registry
@@ -150,6 +151,7 @@ class Gateway:
             frontends = self._listeners.frontends
             management = await self._listeners.open(faces)
             bridge.watch()
+            self._foresee(bridge)
             self._ready = True
             health = await self._listeners.open_health(lambda: self._snapshot(bridge, store.kind))
             if health is not None:
@@ -224,6 +226,18 @@ class Gateway:
             accuracy_target=found.accuracy_target,
             via=through_proxy,
         )
+
+    def _foresee(self, bridge: Bridge) -> None:
+        enabled = self._config.health_monitoring.predictive_enabled
+        foresight = Foresight(
+            self._registry,
+            lambda: [backend for server in bridge.servers.values() for backend in server.backends],
+            bridge.events.append,
+            enabled=enabled,
+        )
+        self._status.foresight = foresight
+        if enabled:
+            bridge.spawn(foresight.follow())
 
     def _verify(self) -> Verify | None:
         auth = self._config.auth

@@ -20,6 +20,7 @@ from mcpbridge.bridge import Bridge
 from mcpbridge.core.exchange import Exchange
 from mcpbridge.core.server import Backend
 from mcpbridge.errors import BridgeError
+from mcpbridge.foresight import Foresight
 from mcpbridge.observe.findings import Conversions, Detections, Unconverted
 from mcpbridge.observe.metrics import Counter, Registry, Summary
 from mcpbridge.observe.sketch import Window, quantile
@@ -93,6 +94,7 @@ class Status:
         self._balanced: dict[str, tuple[Counter, Summary]] = {}
         self._converted: dict[tuple[str, str, str], tuple[Counter, Summary]] = {}
         self._states: dict[str, str] = {}
+        self.foresight: Foresight | None = None
 
     def attempted(self, backend: Backend, x: Exchange, seconds: float, error: BridgeError | CancelledError | None) -> None:
         """One attempt has ended (``core.server.Observe``)."""
@@ -107,6 +109,8 @@ class Status:
             window = self._latencies[backend.name] = Window()
         if x.view.method != "subscriptions/listen":
             window.add(seconds, now)
+            if self.foresight is not None:
+                self.foresight.attempted(backend, seconds, failed)
         if self._role == "router":
             self._routed(backend, x, seconds, error)
             return
@@ -203,6 +207,7 @@ class Status:
             config=config,
             detection=detection if detection is not None else UNSET,
             conversions=Conversions(self._failed_conversions, tuple(self._unconverted)),
+            health_monitoring=UNSET if self.foresight is None else self.foresight.snapshot(),
             events=tuple(bridge.events),
         )
 
@@ -224,6 +229,7 @@ class Status:
             in_flight=backend.active,
             connections=backend.pool.size,
             breaker=worst_breaker(b.state for b in (backend.breaker, backend.group) if b is not None),
+            health_score=self.foresight.score(backend) if self.foresight is not None else None,
             consecutive_failures=outcome.consecutive,
             latency_ms=percentiles(window.buckets(now)) if window else Latency(),
             error_rate=errors,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import asdict, replace
 
-from mcpbridge.admin import protocols, router
+from mcpbridge.admin import foresight, protocols, router
 from mcpbridge.errors import FAULTS
 from mcpbridge.observe.snapshot import (
     PROTOCOL_NAMES,
@@ -62,6 +62,9 @@ def views(api_prefix: str = API_PREFIX) -> dict[str, View]:
         f"{api_prefix}/protocols/detect/failures": View(protocols.detect_failures),
         f"{api_prefix}/protocols/cache": View(protocols.cache),
         f"{api_prefix}/protocols/conversions/failures": View(protocols.conversion_failures),
+        f"{api_prefix}/health/anomalies": View(foresight.anomalies),
+        f"{api_prefix}/health/ml-model/status": View(foresight.model),
+        f"{api_prefix}/health/prediction-accuracy": View(foresight.accuracy),
     }
     for name in PROTOCOL_NAMES:
         table[f"/health/{name}"] = View(_protocol_view(name))

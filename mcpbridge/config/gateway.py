@@ -227,6 +227,19 @@ class Routing(Section, frozen=True, kw_only=True):
     max_attempts: Annotated[int, Row(integer(1, 10), "sent attempts per call")] = 2
 
 
+class HealthMonitoring(Section, frozen=True, kw_only=True):
+    """How servers are looked at."""
+
+    predictive_enabled: Annotated[
+        bool,
+        Row(BOOL, "score servers that get worse and give them less work", env=("MCP_PREDICTIVE_HEALTH_MONITORING",)),
+    ] = True
+    ml_model: Annotated[
+        Literal["anomaly_detection"],
+        Row(choice("anomaly_detection"), "a statistical detector (robust CUSUM); nothing is learned from data"),
+    ] = "anomaly_detection"
+
+
 class Metrics(Section, frozen=True, kw_only=True):
     """The management listener's metrics."""
 
@@ -254,6 +267,7 @@ class GatewayConfig(Section, frozen=True, kw_only=True):
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     routing: Routing = Routing()
     protocol_detection: GatewayDetection = GatewayDetection()
+    health_monitoring: HealthMonitoring = HealthMonitoring()
     metrics: Metrics = Metrics()
     logging: Logging = Logging()
     admin: Admin = Admin()

@@ -36,6 +36,7 @@ _METHODS = ("GET", "POST", "DELETE")
 _STATES = ("active", "idle", "draining")
 _RESULTS = ("success", "failure")
 _ENDS = ("success", "error", "timeout", "cancelled")
+_SEVERITIES = ("warning", "critical")
 _VERDICTS = ("success", "unknown", "refused", "unreachable")
 
 
@@ -122,6 +123,27 @@ def _rows() -> Iterable[Metric]:
         "gauge",
         {},
         "End of validity of the loaded certificate, Unix time.",
+        merge="min",
+    )
+    yield Metric(
+        "mcp_gateway_predictive_health_score",
+        "gauge",
+        {"protocol": PROTOCOL_NAMES, "server": None},
+        "1 as usual, down to 0.1 when the server gets worse; the lowest of its endpoints. Absent while its usual is unknown.",
+        merge="min",
+    )
+    yield Metric(
+        "mcp_gateway_anomaly_detection_alerts_total",
+        "counter",
+        {"protocol": PROTOCOL_NAMES, "severity": _SEVERITIES},
+        "Anomalies that were opened.",
+        start=tuple(product(PROTOCOL_NAMES, _SEVERITIES)),
+    )
+    yield Metric(
+        "mcp_gateway_health_prediction_accuracy",
+        "gauge",
+        {"model": None},
+        "Predictions confirmed by a failure within ten minutes, of all that were closed.",
         merge="min",
     )
     for role in ("gateway", "router"):

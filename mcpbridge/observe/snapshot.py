@@ -20,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from mcpbridge.observe.findings import Conversions, Detections
+from mcpbridge.observe.foresight import Foresight
 
 SCHEMA: Literal["mcpbridge.status/v1"] = "mcpbridge.status/v1"
 PROTOCOL_NAMES = ("stdio", "websocket", "http", "sse", "tcp_binary")
@@ -154,6 +155,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     config: ConfigStatus = ConfigStatus()
     detection: Detections | msgspec.UnsetType = msgspec.UNSET
     conversions: Conversions | msgspec.UnsetType = msgspec.UNSET
+    health_monitoring: Foresight | msgspec.UnsetType = msgspec.UNSET
     events: tuple[Event, ...] = ()
     schema: Literal["mcpbridge.status/v1"] = SCHEMA
 
@@ -259,6 +261,7 @@ def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
         ),
         detection=first.detection,  # each worker has a memory of its own
         conversions=first.conversions,
+        health_monitoring=first.health_monitoring,
         events=tuple(events[-MAX_EVENTS:]),
     )
 
