@@ -123,7 +123,7 @@ class Foresight:
             if reading.is_alarming and not meter.was_alarming:
                 self._alarm(backend, reading, now)
             meter.was_alarming = reading.is_alarming
-        is_down = backend.state == "down"
+        is_down = backend.state == "down" or (backend.breaker is not None and backend.breaker.state != "closed")
         if is_down and not meter.was_down:
             self.predictions.failed(backend.name, now)
         meter.was_down = is_down

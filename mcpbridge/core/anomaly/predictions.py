@@ -87,7 +87,7 @@ class Predictions:
     def forget(self, endpoint: str) -> None:
         """The endpoint is no more: what was foretold of it will never be known."""
         found = self._open.pop(endpoint, None)
-        if found is not None:
+        if found is not None and found in self.kept:
             self.kept.remove(found)
 
     def _close(self, found: Prediction, outcome: Outcome, now: float) -> None:
