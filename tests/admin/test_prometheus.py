@@ -32,6 +32,7 @@ def test_nothing_is_invented_before_the_first_request():
     page = expose(Registry().collect())
     names = {name for name, _ in samples(page)}
     assert names == {
+        "mcp_gateway_anomaly_detection_alerts_total",
         "mcp_gateway_connections_total",
         "mcp_gateway_load_balancer_requests_total",
         "mcp_gateway_protocol_conversion_total",
