@@ -24,6 +24,7 @@ ATTIC = (
     "detection",
     "wiring",
     "execute",
+    "foresight",
     "status",
     "faces",
     "listeners",
