@@ -12,6 +12,9 @@ from mcpbridge.core.exchange import QUESTION_WAIT, Deadline, Exchange, Handler, 
 from mcpbridge.errors import BridgeError
 from mcpbridge.wire.message import Notification, Request, Response
 
+TICK = 1.0  # seconds between two looks at the deadlines that are far away
+NEAR = 2 * TICK  # seconds; a deadline that is nearer has a timer of its own, so that it is over on time
+
 
 def timeout(question_wait: float = QUESTION_WAIT) -> Policy:
     """End a try when the exchange's deadline is over. Progress extends it; a question to the client stops the clock.
@@ -19,11 +22,13 @@ def timeout(question_wait: float = QUESTION_WAIT) -> Policy:
     ``question_wait``: seconds the client has to answer one. A listen stream has no deadline: it lasts as long as its client.
     """
 
+    far = _Far()
+
     async def policy(x: Exchange, handler: Handler) -> Response | None:
         if x.view.method == "subscriptions/listen":
             return await handler(x)
         reply = x.reply
-        alarm = _Alarm(x.deadline)
+        alarm = _Alarm(x.deadline, far, asyncio.get_running_loop())
         x.reply = _Timed(reply, x.deadline, question_wait)
         try:
             return await handler(x)
@@ -39,38 +44,81 @@ def timeout(question_wait: float = QUESTION_WAIT) -> Policy:
 
 
 class _Alarm:
-    """Cancels the current task when the deadline is over, however often that moves: a cheaper ``asyncio.timeout``."""
+    """Cancels the current task when the deadline is over, however often that moves: a cheaper ``asyncio.timeout``.
 
-    __slots__ = ("_cancelling", "_deadline", "_handle", "_loop", "_rang", "_task")
+    Almost every call is over long before its deadline, so that one has no timer of its own until the deadline is near.
+    """
 
-    def __init__(self, deadline: Deadline) -> None:
-        self._loop = asyncio.get_running_loop()
+    __slots__ = ("_cancelling", "_deadline", "_far", "_handle", "_rang", "_task")
+
+    def __init__(self, deadline: Deadline, far: _Far, loop: asyncio.AbstractEventLoop) -> None:
         self._deadline = deadline
-        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._far = far
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task(loop))
         self._cancelling = self._task.cancelling()
         self._rang = False
-        now = self._loop.time()
-        self._handle = self._loop.call_at(now + deadline.remaining(now), self._ring)
-        if deadline.paused:  # by another part of the same exchange
-            self._handle.cancel()
+        self._handle: asyncio.TimerHandle | None = None
+        self.wind(loop)
         deadline.watch(self._move)
+
+    def wind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Set the timer when the deadline comes soon, wait with the others when not; neither while it is paused."""
+        if self._deadline.paused:  # maybe by another part of the same exchange
+            return
+        now = loop.time()
+        remaining = self._deadline.remaining(now)
+        if remaining > NEAR:
+            self._far.add(self, loop)
+        else:
+            self._handle = loop.call_at(now + remaining, self._ring)
 
     def silence(self) -> bool:
         """Stop; whether it rang and nobody else cancelled the task. Its own cancellation is taken back."""
-        self._handle.cancel()
+        self._unwind()
         self._deadline.unwatch(self._move)
         rang, self._rang = self._rang, False
         return rang and self._task.uncancel() <= self._cancelling
+
+    def _unwind(self) -> None:
+        if self._handle is None:
+            self._far.alarms.discard(self)
+        else:
+            self._handle.cancel()
+            self._handle = None
 
     def _ring(self) -> None:
         self._rang = True
         self._task.cancel("the deadline is over")
 
     def _move(self) -> None:
-        self._handle.cancel()
-        if not self._deadline.paused and not self._rang:
-            now = self._loop.time()
-            self._handle = self._loop.call_at(now + self._deadline.remaining(now), self._ring)
+        if not self._rang:
+            self._unwind()
+            self.wind(asyncio.get_running_loop())
+
+
+class _Far:
+    """Alarms whose deadline is not near yet: one timer looks at all of them, and none runs while there are none."""
+
+    __slots__ = ("_ticking", "alarms")
+
+    def __init__(self) -> None:
+        self.alarms: set[_Alarm] = set()
+        self._ticking: asyncio.AbstractEventLoop | None = None  # where the timer runs
+
+    def add(self, alarm: _Alarm, loop: asyncio.AbstractEventLoop) -> None:
+        self.alarms.add(alarm)
+        if self._ticking is not loop:
+            self._ticking = loop
+            loop.call_later(TICK, self._tick, loop)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        alarms, self.alarms = self.alarms, set()
+        for alarm in alarms:
+            alarm.wind(loop)  # back to the others, or to a timer of its own
+        if self.alarms:
+            loop.call_later(TICK, self._tick, loop)
+        else:
+            self._ticking = None
 
 
 def _late(x: Exchange) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from mcpbridge.core.exchange import Caller, Deadline, Exchange, NoReply, Reply, View
 from mcpbridge.errors import BridgeError
+from mcpbridge.policies import attempt
 from mcpbridge.policies.attempt import timeout
 from mcpbridge.wire import message as m
 
@@ -132,3 +133,69 @@ async def test_parts_of_one_exchange_share_its_deadline_and_a_finished_part_does
     with pytest.raises(BridgeError, match="timeout"):  # it heard of the change although the other part has ended
         await asyncio.wait_for(running, 5)
     assert scopes == [None]
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines more than 0.04 s away are far, and looked at every 0.02 s."""
+    monkeypatch.setattr(attempt, "TICK", 0.02)
+    monkeypatch.setattr(attempt, "NEAR", 0.04)
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_deadlines_that_were_far_away_are_over_on_time_each_at_its_own() -> None:
+    policy = timeout()
+    began = now()
+    budgets = (0.2, 0.1, 0.15)
+
+    async def fail(budget: float) -> float:
+        with pytest.raises(BridgeError):
+            await policy(exchange(Deadline(budget, began)), hang)
+        return now() - began
+
+    ends = await asyncio.wait_for(asyncio.gather(*map(fail, budgets)), 5)
+    assert sorted(ends, key=dict(zip(ends, budgets, strict=True)).__getitem__) == sorted(ends)
+    for budget, end in zip(budgets, ends, strict=True):
+        assert budget - 0.005 <= end < budget + 1
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_a_far_deadline_that_was_paused_or_moved_is_over_when_it_says() -> None:
+    deadline = Deadline(0.1, now())
+    call = asyncio.ensure_future(timeout()(exchange(deadline), hang))
+    await asyncio.sleep(0)
+    deadline.pause(now())
+    done, _ = await asyncio.wait([call], timeout=0.2)
+    assert not done  # it stood still
+    deadline.resume(now())
+    deadline.extend(now())
+    left = deadline.remaining(now())
+    began = now()
+    with pytest.raises(BridgeError):
+        await asyncio.wait_for(call, 5)
+    assert left - 0.005 <= now() - began < left + 1
+
+
+@pytest.mark.usefixtures("quick_looks")
+async def test_calls_that_are_over_leave_no_timer_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    looks = 0
+    policy = timeout()
+
+    async def quick(x: Exchange) -> m.Response:
+        return m.result(1, {})
+
+    def count(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return later(*args)
+
+    later = loop.call_later
+    monkeypatch.setattr(loop, "call_later", count)
+    for _ in range(100):
+        await policy(exchange(Deadline(NEVER, now())), quick)
+    assert looks == 1  # all of them share one look
+    idle = loop.create_future()
+    later(0.1, idle.set_result, None)
+    await idle
+    assert looks == 1  # and it was the last
