@@ -2,7 +2,7 @@
 
     attempt -> Meter (calls, failures, sum of log latency) -> every WINDOW: Detector -> Backend.score, Predictions, metrics, log
 
-A score only moves work away and never ejects: that is left to what really fails.
+A score is told and never ejects: that is left to what really fails.
 
 Source: reliability section 5; contract ``health_monitoring``.
 """
@@ -31,11 +31,10 @@ _log = logger("health")
 class Meter:
     """What one endpoint did in the current window, and its detector."""
 
-    __slots__ = ("answered", "calls", "detector", "failures", "logs", "was_alarming", "was_down")
+    __slots__ = ("answered", "calls", "detector", "failures", "logs", "was_down")
 
     def __init__(self, parameters: Parameters) -> None:
         self.detector = Detector(parameters)
-        self.was_alarming = False
         self.was_down = False
         self.clear()
 
@@ -115,14 +114,14 @@ class Foresight:
         sample = meter.take()
         if sample.calls:
             self._evaluated += 1
+            was_alarming = meter.detector.reading.is_alarming
             reading = meter.detector.tick(sample)
             backend.score = 1.0 if reading.score is None else reading.score
             if reading.score is not None:
                 labels = {"protocol": backend.protocol, "server": backend.server.name}
                 self._registry.set("mcp_gateway_predictive_health_score", self._score_of(backend), **labels)
-            if reading.is_alarming and not meter.was_alarming:
+            if reading.is_alarming and not was_alarming:
                 self._alarm(backend, reading, now)
-            meter.was_alarming = reading.is_alarming
         is_down = backend.state == "down" or (backend.breaker is not None and backend.breaker.state != "closed")
         if is_down and not meter.was_down:
             self.predictions.failed(backend.name, now)

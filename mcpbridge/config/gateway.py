@@ -232,7 +232,7 @@ class HealthMonitoring(Section, frozen=True, kw_only=True):
 
     predictive_enabled: Annotated[
         bool,
-        Row(BOOL, "score servers that get worse and give them less work", env=("MCP_PREDICTIVE_HEALTH_MONITORING",)),
+        Row(BOOL, "score servers that get worse, before they fail", env=("MCP_PREDICTIVE_HEALTH_MONITORING",)),
     ] = True
     ml_model: Annotated[
         Literal["anomaly_detection"],

@@ -113,7 +113,10 @@ class Kubernetes:
                 async for kind, item in _events(ask, labels, version, left):
                     version = item["metadata"].get("resourceVersion", version)
                     if kind != "BOOKMARK" and self._is_ours(item):
-                        objects = _changed(objects, kind, item)
+                        if kind == "DELETED":
+                            objects.pop(_key(item), None)
+                        else:
+                            objects[_key(item)] = item
                         take(objects)
                 if version != before or now() - began > 1:
                     pause = 0.5
@@ -215,11 +218,6 @@ def _places(item: Mapping[str, Any]) -> list[tuple[str, Any]]:
     if ready and len(named) != 1:
         raise ValueError(f"it has {len(ports)} ports and none is called {PORT_NAME}")
     return [(host, named[0].get("port")) for host in ready]
-
-
-def _changed(objects: Objects, kind: str, item: Mapping[str, Any]) -> Objects:
-    rest = {key: value for key, value in objects.items() if key != _key(item)}
-    return rest if kind == "DELETED" else {**rest, _key(item): item}
 
 
 def _key(item: Mapping[str, Any]) -> Key:
