@@ -9,11 +9,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import h11
 import pytest
 
 from mcpbridge.transports.http1.server import HttpRequest, HttpServer, Responder
 from tests.support.http_gate import NEXT, chunked, post
-from tests.support.http_oracles import HAPROXY, NGINX, Behind, Message, Reading, proxy, read_by_h11, read_over
+from tests.support.http_oracles import HAPROXY, NGINX, Behind, Message, Messages, Reading, proxy, read_by_h11, read_over
 from tests.support.http_vectors import REFUSED_BODIES, REFUSED_HEADS, request
 
 pytestmark = [pytest.mark.security, pytest.mark.timeout(120)]
@@ -131,6 +132,16 @@ async def test_proxies_agree_or_the_bridge_refuses(engine: tuple[Engine, int], n
     behind.close()
     assert sum(len(reading.messages) for reading in theirs.values()) > 40, "the proxy handed nothing on"
     differ(ours, theirs)
+
+
+def test_a_message_that_comes_in_pieces_is_one_message_behind_the_proxies() -> None:
+    """HAProxy hands a body on when it comes: often, not always, together with its head."""
+    parser = h11.Connection(h11.SERVER)
+    messages = Messages(parser)
+    parser.receive_data(request(POST, b"X-Client-Port: 7", b"Content-Length: 3") + b"a")
+    assert messages.next() is None
+    parser.receive_data(b"bc")
+    assert messages.next() == (("POST", "/", b"abc"), b"7")
 
 
 async def test_what_has_one_meaning_is_read_and_what_has_two_is_not(engine: tuple[Engine, int]) -> None:

@@ -49,10 +49,11 @@ class Reading:
 def read_by_h11(data: bytes) -> Reading:
     """h11's reading."""
     reader = h11.Connection(h11.SERVER, max_incomplete_event_size=32768)
+    messages = Messages(reader)
     reader.receive_data(data)
     found: list[Message] = []
     while True:
-        message = _next(reader)
+        message = messages.next()
         if message is None:
             return Reading(found, reader.their_state is h11.ERROR)
         found.append(message[0])
@@ -63,24 +64,32 @@ def read_by_h11(data: bytes) -> Reading:
         reader.start_next_cycle()
 
 
-def _next(reader: h11.Connection) -> tuple[Message, bytes] | None:
-    """The next whole message and the value of the field ``OURS``; None when it is not there or not to be read."""
-    head, body = None, b""
-    while True:
-        try:
-            event = reader.next_event()
-        except h11.RemoteProtocolError:
-            return None
-        if isinstance(event, h11.Request):
-            head = event
-        elif isinstance(event, h11.Data):
-            body += bytes(event.data)
-        elif isinstance(event, h11.EndOfMessage):
-            assert head is not None
-            path = head.target.decode("latin-1").partition("?")[0]
-            return (head.method.decode(), path, body), dict(head.headers).get(OURS, b"")
-        else:
-            return None
+class Messages:
+    """The messages of one connection, which may come in pieces."""
+
+    def __init__(self, reader: h11.Connection) -> None:
+        self._reader = reader
+        self._head: h11.Request | None = None
+        self._body = b""
+
+    def next(self) -> tuple[Message, bytes] | None:
+        """The next whole message and the value of the field ``OURS``; None when it is not there yet or not to be read."""
+        while True:
+            try:
+                event = self._reader.next_event()
+            except h11.RemoteProtocolError:
+                return None
+            if isinstance(event, h11.Request):
+                self._head, self._body = event, b""
+            elif isinstance(event, h11.Data):
+                self._body += bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                head = self._head
+                assert head is not None
+                path = head.target.decode("latin-1").partition("?")[0]
+                return (head.method.decode(), path, self._body), dict(head.headers).get(OURS, b"")
+            else:
+                return None
 
 
 class Behind:
@@ -101,13 +110,16 @@ class Behind:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         parser = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+        messages = Messages(parser)
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 parser.receive_data(data)
-                while (found := _next(parser)) is not None:
+                while (found := messages.next()) is not None:
                     message, port = found
                     self.seen[int(port)].append(message)
                     writer.write(parser.send(h11.Response(status_code=200, headers=[("content-length", "0")])) or b"")
+                    if parser.our_state is h11.SWITCHED_PROTOCOL:  # CONNECT: no HTTP from here on
+                        break
                     writer.write(parser.send(h11.EndOfMessage()) or b"")
                     if parser.our_state is not h11.DONE or parser.their_state is not h11.DONE:
                         break
