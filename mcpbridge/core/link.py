@@ -5,7 +5,8 @@
                     <--asked---------       <--a question---
 
 A link that loses its server starts it again (with the pool's back-off), replays the client's handshake, log level and
-subscriptions, and tells the client that the lists may have changed.
+subscriptions, and tells the client that the lists may have changed. When its backend does not come back it does so on another
+one of the server that takes the client in the same version.
 
 Source: architecture sections 4 and 7; shared decision 14; mcp-eras section 3 (session end).
 """
@@ -22,7 +23,7 @@ from mcpbridge.core.exchange import ANONYMOUS, QUESTION_WAIT, Exchange, NoReply,
 from mcpbridge.core.pool import BackendSession, Refused, SessionKey
 from mcpbridge.core.ports import Upward
 from mcpbridge.core.server import Backend, Server
-from mcpbridge.core.task_ids import is_task_news, without_list
+from mcpbridge.core.task_ids import SealedTasks, is_task_news, without_list
 from mcpbridge.core.tasks import share, wait_shared
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
@@ -63,10 +64,8 @@ class Link:
         self._calls: dict[int, Exchange] = {}  # by identity: callers of one session may use one id twice
         self._level: Request | None = None
         self._subscribed: dict[bytes, Request] = {}
-        # Who shares a conversation with other principals holds none of their tasks; see the module of the ids.
-        self._tasks = (
-            backend.task_seals.of_principal(session.record.principal, backend) if _is_crowd(session, self.server) else None
-        )
+        self._tasks = _tasks_of(session, backend)
+        self._hello: Response | None = None  # as the client was told
         self._closed = False
 
     async def open(self, initialize: Request) -> Response:
@@ -76,7 +75,7 @@ class Link:
         except Refused as refused:
             return refused.response.with_id(initialize.id)
         assert self._talk is not None and self._talk.hello is not None
-        hello = self._talk.hello
+        hello = self._hello = self._talk.hello
         if self.session.level is not None and "logging" in _said(_said(hello.result).get("capabilities")):
             self._level, self._is_replayed = self.session.level, False
             self._wants_own = self.server.isolation != "shared"
@@ -84,13 +83,13 @@ class Link:
         return (hello if self._tasks is None else without_list(hello)).with_id(initialize.id)
 
     async def call(self, x: Exchange) -> Response:
+        if not self._is_ready:
+            await self._reach_again(x)
         request, reply, tasks = x.request, x.reply, self._tasks
         if tasks is not None:
             if request.method == "tasks/list":
                 return m.error(request.id, _NO_LIST)
             request, reply = tasks.request(request), tasks.reply(reply)
-        if not self._is_ready:
-            await self._reach_again(x)
         if self._order.locked():  # a notification sent before this call is still on its way
             async with self._order:
                 pass
@@ -103,12 +102,15 @@ class Link:
                 raise
         self._calls[id(x)] = x
         try:
+            talk = self._talking()
             try:
-                response = await self._talking().call(request, reply)
+                response = await talk.call(request, reply)
             except BridgeError as error:
                 if error.reason != "backend_session_lost":
-                    raise
-                await self._reach_again(x)  # the server forgot the session and did not run the call
+                    if error.sent or error.fault.blames != "backend" or not self._elsewhere():
+                        raise
+                    talk.closed(error)  # a session over HTTP has no connection whose end would tell
+                await self._reach_again(x)  # the server did not run the call: it forgot the session, or is gone
                 response = await self._talking().call(request, reply)
         finally:
             del self._calls[id(x)]
@@ -221,25 +223,26 @@ class Link:
             await wait_shared(self._reaching, remaining, self._backend.pool.still_starting())
 
     async def _reach_again(self, x: Exchange) -> None:
-        """``_reach`` for a call: a server that no longer takes its client is an error of that call."""
+        """``_reach`` for a call: a server that no longer takes its client is an error of that call.
+
+        Raises BridgeError("backend_session_lost", ``sent=False``) when the link moved: the call is tried where it is now.
+        """
+        before = self._backend
         try:
             await self._reach(self._backend.pool.patience(x.deadline))
         except Refused as refused:
             said = text(_said(refused.response.error).get("message")) or "no reason given"
             detail = f"server {self.server.name!r} refused to initialize again: {said}"
             raise BridgeError("backend_error", detail, sent=False, server=self.server.name) from refused
+        if self._backend is not before:
+            detail = f"server {self.server.name!r}: the session goes on at another backend"
+            raise BridgeError("backend_session_lost", detail, sent=False, server=self.server.name)
 
     async def _start(self) -> None:
         assert self._initialize is not None
-        talk, pool = self._talk, self._backend.pool
+        talk = self._talk
         if talk is None or talk.is_closed or (self._wants_own and talk.owner is not self):
-            key = session_key(self.session, self.server)
-            if self._wants_own:
-                fresh = await pool.own(key, self._initialize, self, pool.start_timeout)
-            else:
-                fresh = await pool.shared(key, self._initialize, pool.start_timeout)
-            fresh.users += 1
-            fresh.listeners.append(self)
+            fresh = await self._converse()
             if self._is_over():
                 await self._leave(fresh)
                 raise BridgeError("session_unknown", "the session has ended", sent=False)
@@ -248,6 +251,44 @@ class Link:
                 self._backend.spawn(self._leave(talk))  # to end a child takes seconds
         await self._replay(self._talking())
         self._is_replayed = True
+
+    async def _converse(self) -> BackendSession:
+        """A new conversation with the link's backend; if that is lost, with another one that is the same to the client."""
+        try:
+            return await self._converse_with(self._backend)
+        except BridgeError as error:
+            for backend in self._elsewhere():
+                try:
+                    fresh = await self._converse_with(backend)
+                except (BridgeError, Refused) as other:
+                    _log.debug("no session there", server=self.server.name, backend=backend.name, reason=str(other))
+                    continue
+                if _version(fresh.hello) != _version(self._hello):
+                    await self._leave(fresh)
+                    continue
+                _log.warn("session moved", server=self.server.name, backend=backend.name, reason=str(error))
+                self._backend = self.backend = backend
+                self._tasks = _tasks_of(self.session, backend)
+                return fresh
+            raise
+
+    async def _converse_with(self, backend: Backend) -> BackendSession:
+        assert self._initialize is not None
+        key, pool = session_key(self.session, self.server), backend.pool
+        if self._wants_own:
+            fresh = await pool.own(key, self._initialize, self, pool.start_timeout)
+        else:
+            fresh = await pool.shared(key, self._initialize, pool.start_timeout)
+        fresh.users += 1
+        fresh.listeners.append(self)
+        return fresh
+
+    def _elsewhere(self) -> list[Backend]:
+        """Where the session may go on; nowhere before it began: until then the call itself is tried elsewhere."""
+        if self._hello is None:
+            return []
+        others = [b for b in self.server.backends if b is not self._backend and b.speaks.get("legacy") is not False]
+        return sorted(others, key=lambda b: b.state == "down")
 
     def _is_over(self) -> bool:
         return self._closed or self.session.closed
@@ -267,7 +308,7 @@ class Link:
         if self in talk.listeners:
             talk.listeners.remove(self)
             talk.users -= 1
-        if talk.owner is self:
+        if talk.owner is self or (talk.is_closed and talk.users == 0):
             await talk.close()
 
     def _remember(self, request: Request) -> None:
@@ -303,6 +344,17 @@ def server_wants_own(session: ClientSession, server: Server) -> bool:
 def _is_crowd(session: ClientSession, server: Server) -> bool:
     """Whether this client shares its conversation with other principals."""
     return server.isolation == "shared" and session.record.principal != ANONYMOUS.key
+
+
+def _tasks_of(session: ClientSession, backend: Backend) -> SealedTasks | None:
+    """Who shares a conversation with other principals holds none of their tasks; see the module of the ids."""
+    if not _is_crowd(session, backend.server):
+        return None
+    return backend.task_seals.of_principal(session.record.principal, backend)
+
+
+def _version(hello: Response | None) -> str | None:
+    return text(_said(hello.result if hello is not None else None).get("protocolVersion"))
 
 
 def _said(raw: Raw | None) -> Members:

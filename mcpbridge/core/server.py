@@ -393,9 +393,15 @@ class Server:
         return backend.protocol == forced and backend.state != "down"
 
     def may_retry(self, x: Exchange, tried: set[Backend]) -> bool:
-        """Whether another backend is left; a pinned conversation, a call in its second round and one about a task have none."""
-        if (x.session is not None and self.name in x.session.links) or continues(x) or is_about_task(x):
+        """Whether another backend is left: a session's is where its link moved to, if it did.
+
+        A call in its second round and one about a task have none.
+        """
+        if continues(x) or is_about_task(x):
             return False
+        if x.session is not None and self.name in x.session.links:
+            linked = x.session.links[self.name].backend
+            return linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol)
         now = time.monotonic()
         left = (b for b in self.backends if b not in tried and x.force_protocol in (None, b.protocol))
         return any(b.refusing(now) is None for b in left)

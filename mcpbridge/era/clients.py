@@ -9,6 +9,7 @@ Source: mcp-eras section 3, column "legacy C x modern S".
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 
 from msgspec import Raw
@@ -112,7 +113,25 @@ class ModernLink:
     async def _send(self, x: Exchange, request: Request, reply: Reply) -> Response:
         """One request upstream on behalf of ``x``."""
         logs = self.session if self._level is not None else None
-        return await self._backend.pool.ask_modern(self._stamp(request), reply, logs, x.deadline)
+        backend = self._backend
+        try:
+            return await backend.pool.ask_modern(self._stamp(request), reply, logs, x.deadline)
+        except BridgeError as error:
+            if not error.sent and error.fault.blames == "backend":
+                await self._move(backend)  # the call is tried where the link is then
+            raise
+
+    async def _move(self, lost: Backend) -> None:
+        """Go on at another modern backend of the server, if there is one: the next call, and the listen, go there."""
+        for backend in self.server.backends:
+            if self._backend is not lost:
+                return
+            if backend is lost:
+                continue
+            with suppress(BridgeError):
+                if await backend.era_for("modern", backend.pool.start_timeout) == "modern":
+                    _log.warn("session moved", server=self.server.name, backend=backend.name)
+                    self._backend = self.backend = backend
 
     async def notify(self, notification: Notification) -> None:
         if notification.method not in METHODS:  # `initialized` and roots changes have no form in the other era; vendors' have
@@ -215,8 +234,9 @@ class _Listen:
         while not self._stopped and not link.session.closed:
             wanted = {**link._flags(), **({"resourceSubscriptions": list(self._uris)} if self._uris else {})}
             request = link._stamp(m.request(0, "subscriptions/listen", {"notifications": wanted}))
+            backend = link._backend
             try:
-                talk: BackendSession = await link._backend.pool.modern(link._backend.pool.start_timeout)
+                talk: BackendSession = await backend.pool.modern(backend.pool.start_timeout)
                 self._is_open = False
                 response = await talk.call(request, self)
                 if response.error is not None and not self.acknowledged.done():
@@ -226,6 +246,8 @@ class _Listen:
                 return
             except BridgeError as error:
                 _log.debug("listen stream lost", server=link.server.name, reason=str(error))
+                if not error.sent and error.fault.blames == "backend":
+                    await link._move(backend)
             pause = RECONNECT if self._is_open else pause
             await asyncio.sleep(pause)
             pause = min(pause * 2, MAX_RECONNECT)

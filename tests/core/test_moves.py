@@ -1,0 +1,195 @@
+"""A legacy session whose backend died goes on at another one of its server, which is told what the client said so far."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from mcpbridge.bridge import Bridge, Way
+from mcpbridge.core.client_session import ClientSession
+from mcpbridge.core.exchange import Exchange, Reply
+from mcpbridge.core.link import Link
+from mcpbridge.core.server import Server
+from mcpbridge.era.clients import ModernLink
+from mcpbridge.errors import BridgeError
+from mcpbridge.stores.memory import MemoryStore
+from mcpbridge.wire import message as m
+from tests.support.scripted import (
+    DISCOVERED,
+    HELLO,
+    INITIALIZED,
+    WAIT,
+    Back,
+    Scripted,
+    Talk,
+    answer,
+    client,
+    exchange,
+    initialize,
+    never,
+    until,
+)
+
+CRASH = BridgeError("server_exited", "s: exit status 3")
+GONE = BridgeError("connection_refused", sent=False)
+LEVEL = m.request(1, "logging/setLevel", {"level": "debug"})
+SUBSCRIBE = m.request(2, "resources/subscribe", {"uri": "a:1"})
+CALL = m.request(7, "tools/call", {"name": "t", "arguments": {}})
+
+
+class Replica(Scripted):
+    """One backend of several. ``is_gone``: it cannot be reached, and calls of its open sessions find that out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_gone = False
+        self.hello = HELLO
+        self.answer = self.says
+        self.dialled = self.dials
+
+    async def dials(self, _era: object) -> None:
+        if self.is_gone:
+            raise GONE
+
+    async def says(self, talk: Talk, request: m.Request, reply: Reply) -> m.Response:
+        if self.is_gone:
+            raise BridgeError("connection_refused", sent=False)
+        if request.method == "initialize":
+            return m.result(request.id, self.hello)
+        return await answer(talk, request, reply)
+
+
+class Modern(Replica):
+    """A modern-only one."""
+
+    async def says(self, talk: Talk, request: m.Request, reply: Reply) -> m.Response:
+        if self.is_gone:
+            raise BridgeError("connection_refused", sent=False)
+        if request.method == "server/discover":
+            return m.result(request.id, DISCOVERED)
+        if request.method == "initialize":
+            return m.error(request.id, {"code": -32601, "message": "Method not found"})
+        return m.result(request.id, {"resultType": "complete", "content": []})
+
+
+@pytest.fixture
+async def bridge() -> AsyncIterator[Bridge]:
+    async with Bridge("gateway", MemoryStore(), None, start_timeout=WAIT) as bridge:
+        yield bridge
+
+
+def two(bridge: Bridge, one: Scripted, other: Scripted, protocol: str = "stdio") -> Server:
+    is_child = protocol == "stdio"
+    return bridge.add(
+        "s", [Way(protocol, "one", one.dial, is_child=is_child), Way(protocol, "other", other.dial, is_child=is_child)]
+    )
+
+
+async def begun(server: Server, *requests: m.Request) -> ClientSession:
+    """A session at the first backend, as it is after these calls."""
+    session = client()
+    link = session.links["s"] = Link(session, server.backends[0])
+    assert (await link.open(initialize())).error is None
+    session.initialized = INITIALIZED
+    await link.notify(INITIALIZED)
+    for request in requests:
+        await link.call(exchange(request, server, session))
+    return session
+
+
+async def run(bridge: Bridge, x: Exchange) -> m.Response:
+    response = await asyncio.wait_for(bridge.one(x), WAIT)
+    assert response is not None
+    return response
+
+
+async def test_a_child_that_dies_for_good_is_followed_by_another_with_handshake_level_and_subscriptions(bridge: Bridge) -> None:
+    one, other = Replica(), Replica()
+    server = two(bridge, one, other)
+    session = await begun(server, LEVEL, SUBSCRIBE)
+    one.is_gone = True
+    one.talks[-1].dies(CRASH)
+    back = session.back
+    assert isinstance(back, Back)
+    await until(lambda: back.heard)
+    assert [n.method for n in back.heard] == ["notifications/tools/list_changed"]
+    assert other.talks[0].methods == ["initialize", "logging/setLevel", "resources/subscribe"]
+    assert bytes(other.talks[0].requests[0].params["clientInfo"]) == b'{"name":"c","version":"1"}'  # type: ignore[index]
+    assert other.talks[0].notifications == [INITIALIZED]
+    assert (await run(bridge, exchange(CALL, server, session))).error is None
+    assert session.links["s"].backend is server.backends[1]
+
+
+async def test_a_child_that_comes_back_keeps_its_sessions(bridge: Bridge) -> None:
+    one, other = Replica(), Replica()
+    server = two(bridge, one, other)
+    session = await begun(server, SUBSCRIBE)
+    one.talks[-1].dies(CRASH)
+    assert (await run(bridge, exchange(CALL, server, session))).error is None
+    assert not other.talks
+    assert one.talks[-1].methods == ["initialize", "resources/subscribe", "tools/call"]
+
+
+async def test_a_session_over_http_moves_when_a_call_finds_its_backend_gone(bridge: Bridge) -> None:
+    one, other = Replica(), Replica()
+    server = two(bridge, one, other, "http")
+    session = await begun(server, LEVEL)
+    one.is_gone = True
+    x = exchange(CALL, server, session)
+    assert (await run(bridge, x)).error is None
+    assert x.backend is server.backends[1]
+    assert server.backends[0].state == "down"
+    assert other.talks[0].methods == ["initialize", "logging/setLevel", "tools/call"]
+
+
+async def test_a_call_in_flight_on_the_dead_backend_ends_in_a_typed_error_and_runs_once(bridge: Bridge) -> None:
+    one, other = Replica(), Replica()
+    server = two(bridge, one, other)
+    session = await begun(server)
+    one.answer = lambda *_: never()
+    call = asyncio.ensure_future(bridge.one(exchange(CALL, server, session)))
+    await until(lambda: "tools/call" in one.talks[-1].methods)
+    one.is_gone = True
+    one.talks[-1].dies(CRASH)
+    with pytest.raises(BridgeError, match="exit status 3"):
+        await asyncio.wait_for(call, WAIT)
+    assert not any("tools/call" in talk.methods for talk in other.talks)
+
+
+async def test_a_backend_that_takes_the_client_in_another_version_only_is_not_the_same(bridge: Bridge) -> None:
+    one, other = Replica(), Replica()
+    other.hello = {**HELLO, "protocolVersion": "2025-06-18"}
+    server = two(bridge, one, other, "http")
+    session = await begun(server)
+    one.is_gone = True
+    with pytest.raises(BridgeError, match="connection refused"):
+        await run(bridge, exchange(CALL, server, session))
+    assert session.links["s"].backend is server.backends[0]
+    assert not any("tools/call" in talk.methods for talk in other.talks)
+
+
+async def test_a_server_with_one_backend_keeps_the_session_and_finds_it_again(bridge: Bridge) -> None:
+    one = Replica()
+    server = bridge.add("s", [Way("http", "one", one.dial)])
+    session = await begun(server)
+    one.is_gone = True
+    with pytest.raises(BridgeError, match="connection refused"):
+        await run(bridge, exchange(CALL, server, session))
+    one.is_gone = False
+    assert (await run(bridge, exchange(CALL, server, session))).error is None
+    assert len(one.talks) == 1
+
+
+async def test_a_session_with_modern_servers_moves_likewise(bridge: Bridge) -> None:
+    one, other = Modern(), Modern()
+    server = two(bridge, one, other, "http")
+    session = client()
+    link = session.links["s"] = ModernLink(session, server.backends[0])
+    assert (await link.open(initialize())).error is None
+    one.is_gone = True
+    x = exchange(CALL, server, session)
+    assert (await run(bridge, x)).error is None
+    assert x.backend is server.backends[1]
+    assert link.backend is server.backends[1]
