@@ -21,6 +21,7 @@ from mcpbridge.core.aggregate.endpoint import Endpoint, Part, announce
 from mcpbridge.core.aggregate.show import Visible
 from mcpbridge.core.backoff import Backoff
 from mcpbridge.core.breaker import Breaker, Rules
+from mcpbridge.core.checks import Checks
 from mcpbridge.core.client_session import ClientSession, ClientSessions
 from mcpbridge.core.exchange import QUESTION_WAIT, Exchange, Handler, Policy, SessionOp
 from mcpbridge.core.forward import forward
@@ -44,8 +45,6 @@ from mcpbridge.wire.message import Notification, Response
 _log = log("bridge")
 SWEEP = 15.0  # seconds between looks at idle sessions and conversations
 SUMMARY = 4  # looks between two lines about the protocols in use: a minute
-FIRST_CHECK = 1.0  # seconds after which a server that is not up is looked at again
-MAX_CHECK = 30.0
 IDLE_SHARED = 900.0  # seconds a shared conversation of a network server is kept without use
 
 
@@ -81,7 +80,10 @@ class Bridge:
         parked_ttl: float = QUESTION_WAIT,
         breaker: Rules | None = None,
         per_protocol: bool = False,
+        failures: int = 1,
+        recoveries: int = 1,
     ) -> None:
+        """``failures``, ``recoveries``: how many in a row turn a backend, see ``Backend``."""
         self.role = role
         self.instance = uuid.uuid4().hex[:12]
         self.started = time.time()
@@ -102,6 +104,8 @@ class Bridge:
         self._breaker = breaker
         self._per_protocol = per_protocol
         self.groups: dict[str, Breaker] = {}  # protocol -> the breaker of all its backends
+        self._failures = failures
+        self._recoveries = recoveries
         self._group: asyncio.TaskGroup
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_ending = False
@@ -175,6 +179,8 @@ class Bridge:
                 eras=self._eras,
                 breaker=Breaker(self._breaker) if self._breaker is not None else None,
                 group=self._group_of(way.protocol),
+                failures=self._failures,
+                recoveries=self._recoveries,
             )
             backend.pool = Pool(
                 backend,
@@ -205,11 +211,11 @@ class Bridge:
         """The front ring around routing."""
         return compose(list(policies), route(one=self.one, many=many))
 
-    def watch(self) -> None:
-        """Look at every server now, and again while it is down: what is known before the first client is not waited for."""
+    def watch(self, checks: Checks) -> None:
+        """Look at every server now, and again: what is known before the first client is not waited for."""
         for server in self.servers.values():
             for backend in server.backends:
-                self.spawn(_keep_checking(backend))
+                self.spawn(checks.keep(backend))
 
     def _turned(self, backend: Backend) -> None:
         if backend.state == "ok":
@@ -250,19 +256,6 @@ class Bridge:
         if calls:
             shares = {protocol: round(count / total, 4) if total else 0.0 for protocol, count in sorted(calls.items())}
             _log.info("calls by protocol", event="protocol_assignment", calls=total, shares=shares)
-
-
-async def _keep_checking(backend: Backend) -> None:
-    pause = FIRST_CHECK
-    while True:
-        if backend.state != "ok":
-            try:
-                await backend.check(backend.pool.start_timeout)
-                pause = FIRST_CHECK
-            except BridgeError as error:
-                _log.debug("server is not up", protocol=backend.protocol, server=backend.server.name, reason=str(error))
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, MAX_CHECK) if backend.state != "ok" else FIRST_CHECK
 
 
 async def _guarded(work: Coroutine[Any, Any, None]) -> None:

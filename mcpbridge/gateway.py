@@ -19,6 +19,7 @@ from mcpbridge.config.load import Loaded
 from mcpbridge.config.rows import variables
 from mcpbridge.config.sections import EndpointSpec
 from mcpbridge.core.breaker import Rules
+from mcpbridge.core.checks import Checks
 from mcpbridge.core.reception import Reception
 from mcpbridge.core.session import Session
 from mcpbridge.detection import Detection
@@ -106,6 +107,8 @@ class Gateway:
             parked_ttl=config.routing.parked_ttl,
             breaker=_breaker_rules(config),
             per_protocol=config.circuit_breaker.per_protocol,
+            failures=config.health_monitoring.failure_threshold,
+            recoveries=config.health_monitoring.recovery_threshold,
         )
         async with bridge:
             self._detection = self._detecting(bridge)
@@ -150,7 +153,7 @@ class Gateway:
             self._listeners = Listeners(self._loaded, self._registry, reception, bridge.spawn)
             frontends = self._listeners.frontends
             management = await self._listeners.open(faces)
-            bridge.watch()
+            bridge.watch(Checks(interval=config.health_monitoring.health_check_interval, told=self._status.checked))
             self._foresee(bridge)
             self._ready = True
             health = await self._listeners.open_health(lambda: self._snapshot(bridge, store.kind))

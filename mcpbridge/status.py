@@ -96,6 +96,11 @@ class Status:
         self._states: dict[str, str] = {}
         self.foresight: Foresight | None = None
 
+    def checked(self, backend: Backend, healthy: bool) -> None:
+        """One check of a backend has come to a verdict (``core.checks.Told``)."""
+        result = "healthy" if healthy else "unhealthy"
+        self.registry.inc("mcp_gateway_health_checks_total", protocol=backend.protocol, result=result)
+
     def attempted(self, backend: Backend, x: Exchange, seconds: float, error: BridgeError | CancelledError | None) -> None:
         """One attempt has ended (``core.server.Observe``)."""
         if isinstance(error, CancelledError):
@@ -251,11 +256,14 @@ class Status:
             counts = tally(own)
             if frontend is not None and not frontend.listening:
                 state, reason = "down", "its listener is not open"
-            elif own and counts.healthy == 0:
+            elif own and counts.healthy + counts.degraded == 0:
                 state = "down" if counts.down == counts.total else "starting"
                 reason = next((f"{b.server}: {b.reason}" for b in own if b.reason), "no backend has answered yet")
-            elif counts.down:
-                state, reason = "degraded", next((f"{b.server}: {b.reason}" for b in own if b.state == "down"), None)
+            elif counts.down or counts.degraded:
+                state, reason = (
+                    "degraded",
+                    next((f"{b.server}: {b.reason}" for b in own if b.state in ("down", "degraded")), None),
+                )
             else:
                 state = "ok"
         return ProtocolStatus(

@@ -228,7 +228,7 @@ class Routing(Section, frozen=True, kw_only=True):
 
 
 class HealthMonitoring(Section, frozen=True, kw_only=True):
-    """How servers are looked at."""
+    """How servers are looked at, and what makes one down."""
 
     predictive_enabled: Annotated[
         bool,
@@ -238,6 +238,12 @@ class HealthMonitoring(Section, frozen=True, kw_only=True):
         Literal["anomaly_detection"],
         Row(choice("anomaly_detection"), "a statistical detector (robust CUSUM); nothing is learned from data"),
     ] = "anomaly_detection"
+    health_check_interval: Annotated[
+        float,
+        Row(duration(0.1), "time between two checks of a server that is ok", aliases=("routing.health_check_interval",)),
+    ] = 10.0
+    failure_threshold: Annotated[int, Row(COUNT, "failures in a row until a server that was ok is down")] = 3
+    recovery_threshold: Annotated[int, Row(COUNT, "successes in a row until one that was down is ok")] = 2
 
 
 class Metrics(Section, frozen=True, kw_only=True):

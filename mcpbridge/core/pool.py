@@ -199,6 +199,15 @@ class Pool:
         self.misses = 0
 
     @property
+    def is_child(self) -> bool:
+        """Whether a conversation is a process of ours."""
+        return self._backoff is not None
+
+    def any_legacy(self) -> BackendSession | None:
+        """A live legacy conversation, whoever uses it; None if there is none."""
+        return next((s for s in self._live if s.key.era == "legacy" and s.is_open and not s.is_closed), None)
+
+    @property
     def size(self) -> int:
         return len(self._live) + self._starting
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mcpbridge.core.pool import Pool
     from mcpbridge.core.state import RequestStates
 
-State = Literal["unknown", "ok", "down"]
+State = Literal["unknown", "ok", "degraded", "down"]
 Isolation = Literal["principal", "shared", "session"]
 _log = log("backend")
 
@@ -95,7 +95,10 @@ class Backend:
         source: str = "static",
         breaker: Breaker | None = None,
         group: Breaker | None = None,
+        failures: int = 1,
+        recoveries: int = 1,
     ) -> None:
+        """``failures`` in a row make one that was up down, ``recoveries`` successes in a row one that was down ok."""
         self.name = name
         self.protocol = protocol
         self.address = address
@@ -120,6 +123,11 @@ class Backend:
         self.pool: Pool
         self.states: RequestStates
         self.task_seals: TaskSeals
+        self._failures = failures
+        self._recoveries = recoveries
+        self._missed = 0  # times in a row that it could not be reached
+        self._answered = 0  # times in a row that it answered, while it is down
+        self._newest: BridgeError | None = None  # as ``missed`` counted it last
         self._active = 0
         self._observe = observe
         self._probing: asyncio.Future[None] | None = None
@@ -173,7 +181,12 @@ class Backend:
                     breaker.may_be_well(time.monotonic())
         self.outcome.consecutive = 0
         self.outcome.last_at = time.time()
-        if self.state != "ok":
+        if self.state == "ok":
+            return
+        self._missed = 0
+        self._newest = None
+        self._answered += 1
+        if self.state != "down" or self._answered >= self._recoveries:
             self._turn("ok", None)
 
     def failed(self, error: BridgeError) -> None:
@@ -183,8 +196,21 @@ class Backend:
         self.outcome.last_at = time.time()
         self.cause = str(error)
         if not error.sent or error.reason in ("server_exited", "stdio_no_such_file", "http_not_found", "protocol_mismatch"):
-            self.fault = error.reason
-            self._turn("down", str(error))
+            self.missed(error)
+
+    def missed(self, error: BridgeError) -> None:
+        """It could not be reached, or did not answer a check: degraded, and down after so many in a row. One error counts once,
+        however many wait for what it ended; one that was never up is down at once."""
+        if error is self._newest:
+            return
+        self._newest = error
+        self._missed += 1
+        self._answered = 0
+        self.fault = error.reason
+        self.speaks.clear()  # what comes back may be another version of the server
+        self.server.tools.forget()
+        is_down = self.state in ("down", "unknown") or self._missed >= self._failures
+        self._turn("down" if is_down else "degraded", str(error))
 
     def _turn(self, state: State, reason: str | None) -> None:
         if (state, reason) == (self.state, self.reason):
@@ -195,9 +221,6 @@ class Backend:
             write(f"backend {state}", protocol=self.protocol, server=self.server.name, backend=self.name, reason=reason)
         changed = state != self.state
         self.state, self.reason = state, reason
-        if changed and state == "down":
-            self.speaks.clear()  # what comes back may be another version of the server
-            self.server.tools.forget()
         if changed and self.on_turn is not None:
             self.on_turn(self)
 

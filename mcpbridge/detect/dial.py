@@ -101,7 +101,7 @@ class DetectedDial:
     def _turned(self, backend: Backend) -> None:
         if backend.state == "ok":
             self._detector.confirmed(self.url)
-        elif backend.state == "down":
+        elif backend.state in ("down", "degraded"):
             reason = backend.fault or ""
             if reason in _REFUTES:
                 self._detector.contradicted(self.url, reason)

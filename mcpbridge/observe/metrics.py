@@ -35,6 +35,7 @@ STRATEGIES = ("cross_protocol", "protocol_specific", "least_conn", "round_robin"
 _METHODS = ("GET", "POST", "DELETE")
 _STATES = ("active", "idle", "draining")
 _RESULTS = ("success", "failure")
+_HEALTH = ("healthy", "unhealthy")
 _ENDS = ("success", "error", "timeout", "cancelled")
 _SEVERITIES = ("warning", "critical")
 _VERDICTS = ("success", "unknown", "refused", "unreachable")
@@ -117,6 +118,13 @@ def _rows() -> Iterable[Metric]:
         {"protocol": PROTOCOL_NAMES},
         "1 when the protocol is enabled and healthy.",
         merge="max",
+    )
+    yield Metric(
+        "mcp_gateway_health_checks_total",
+        "counter",
+        {"protocol": PROTOCOL_NAMES, "result": _HEALTH},
+        "Checks of backends that came to a verdict.",
+        start=tuple(product(PROTOCOL_NAMES, _HEALTH)),
     )
     yield Metric(
         "mcp_gateway_tls_cert_not_after_seconds",

@@ -63,7 +63,7 @@ class Patience:
 
     def has_for(self, server: Server) -> bool:
         """Whether the server may still use its whole wait."""
-        if any(backend.state == "ok" for backend in server.backends):
+        if any(backend.state in ("ok", "degraded") for backend in server.backends):
             self._spent.discard(server.name)
         return server.name not in self._spent
 

@@ -1,0 +1,91 @@
+"""Health as a running gateway shows it: what it asks its servers while nobody calls, and what it counts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.peers import free_port, running, wait_listening
+
+WAIT = 10.0
+SERVER = """
+import json, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Answers(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        print(request["method"], file=sys.stderr, flush=True)
+        result = {"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "ttlMs": 0,
+                  "cacheScope": "private", "serverInfo": {"name": "s", "version": "1"}}
+        body = json.dumps({"jsonrpc": "2.0", "id": request.get("id"), "result": result}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Answers).serve_forever()
+"""
+
+
+def metrics(management: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{management}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for line in lines if not line.startswith("#") for name, value in [line.rsplit(" ", 1)]}
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """The management port of a gateway with one server that is up and one that is not, and what the first was asked."""
+    port, up, management, asked = free_port(), free_port(), free_port(), tmp_path / "asked"
+    (tmp_path / "server.py").write_text(SERVER)
+    config = {
+        "server": {"port": port, "tls": {"enabled": False}, "tcp_health_port": 0,
+                   "protocols": {"stdio": {"enabled": False}, "tcp_binary": {"enabled": False}}},
+        "auth": {"type": "none"},
+        "metrics": {"endpoint": f"127.0.0.1:{management}"},
+        "routing": {"health_check_interval": "100ms"},
+        "servers": [
+            {"name": "up", "url": f"http://127.0.0.1:{up}/mcp", "protocol": "http"},
+            {"name": "away", "url": "ws://127.0.0.1:1/mcp"},
+        ],
+    }  # fmt: skip
+    path = tmp_path / "gateway.yaml"
+    path.write_text(json.dumps(config))
+    server = ["sh", "-c", f"exec {sys.executable} {tmp_path / 'server.py'} {up} 2>{asked}"]
+    with running(server), running([sys.executable, "-m", "mcpbridge", "gateway", "--config", str(path)]) as process:
+        wait_listening(process, f"http://127.0.0.1:{port}/healthz")
+        yield management, asked
+
+
+@pytest.mark.requirement(
+    "config.gateway.health_monitoring.health_check_interval",
+    "config.alias.routing-interval",
+    "metric.mcp_gateway_health_checks_total",
+)
+def test_servers_are_asked_at_their_interval_while_nobody_calls_and_every_verdict_is_counted(watched: tuple[int, Path]) -> None:
+    management, asked = watched
+    name = "mcp_gateway_health_checks_total"
+    ends = time.monotonic() + WAIT
+    while True:
+        seen = metrics(management)
+        healthy = seen[f'{name}{{protocol="http",result="healthy"}}']
+        unhealthy = seen[f'{name}{{protocol="websocket",result="unhealthy"}}']
+        if healthy >= 3 and unhealthy >= 2:
+            break
+        assert time.monotonic() < ends, seen
+        time.sleep(0.05)
+    assert seen[f'{name}{{protocol="websocket",result="healthy"}}'] == 0
+    assert set(asked.read_text().split()) == {"server/discover"}
