@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from mcpbridge.core.aggregate.endpoint import Endpoint, Part, announce
 from mcpbridge.core.aggregate.show import Visible
 from mcpbridge.core.backoff import Backoff
+from mcpbridge.core.balance.policy import Balancing
 from mcpbridge.core.breaker import Breaker, Rules
 from mcpbridge.core.checks import Checks
 from mcpbridge.core.client_session import ClientSession, ClientSessions
@@ -57,12 +58,13 @@ class Way(NamedTuple):
     dial: Dial
     is_child: bool = False
     limit: int | None = None
+    weight: float = 1.0
 
 
 class Bridge:
     """See the module. ``start_timeout``: seconds a server may take to start and shake hands; ``parked_ttl``: seconds a server's
     question waits for its client; ``breaker``: the rules of every backend's circuit breaker, None for none;
-    ``per_protocol``: another one for all backends of a protocol;
+    ``per_protocol``: another one for all backends of a protocol; ``balancing``: which backend of a server takes a call;
     ``sealer`` seals what a modern one carries, None for a secret of this process."""
 
     def __init__(
@@ -82,6 +84,7 @@ class Bridge:
         per_protocol: bool = False,
         failures: int = 1,
         recoveries: int = 1,
+        balancing: Balancing | None = None,
     ) -> None:
         """``failures``, ``recoveries``: how many in a row turn a backend, see ``Backend``."""
         self.role = role
@@ -101,6 +104,7 @@ class Bridge:
         self._list_wait = list_wait
         self._max_name = max_name
         self._observe = observe
+        self.balancing = balancing or Balancing()
         self._breaker = breaker
         self._per_protocol = per_protocol
         self.groups: dict[str, Breaker] = {}  # protocol -> the breaker of all its backends
@@ -181,6 +185,7 @@ class Bridge:
                 group=self._group_of(way.protocol),
                 failures=self._failures,
                 recoveries=self._recoveries,
+                weight=way.weight,
             )
             backend.pool = Pool(
                 backend,
@@ -193,7 +198,7 @@ class Bridge:
             backend.task_seals = self._task_seals
             backend.on_turn = self._turned
             backends.append(backend)
-        server = self.servers[name] = Server(name, backends, namespace=namespace, isolation=isolation)
+        server = self.servers[name] = Server(name, backends, namespace=namespace, isolation=isolation, balancing=self.balancing)
         self._prefixes[name] = prefix
         return server
 

@@ -16,8 +16,10 @@ from mcpbridge.admin.app import App
 from mcpbridge.bridge import Bridge, refusing_while
 from mcpbridge.config.gateway import GatewayConfig
 from mcpbridge.config.load import Loaded
+from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import variables
 from mcpbridge.config.sections import EndpointSpec
+from mcpbridge.core.balance.policy import Balancing
 from mcpbridge.core.breaker import Rules
 from mcpbridge.core.checks import Checks
 from mcpbridge.core.reception import Reception
@@ -109,6 +111,7 @@ class Gateway:
             per_protocol=config.circuit_breaker.per_protocol,
             failures=config.health_monitoring.failure_threshold,
             recoveries=config.health_monitoring.recovery_threshold,
+            balancing=_balancing(config),
         )
         async with bridge:
             self._detection = self._detecting(bridge)
@@ -296,6 +299,19 @@ def _endpoints(config: GatewayConfig) -> list[EndpointSpec]:
 def _breaker_rules(config: GatewayConfig) -> Rules:
     rows = config.circuit_breaker
     return Rules(rows.failure_threshold, rows.success_threshold, rows.timeout_seconds, rows.max_requests, rows.interval_seconds)
+
+
+def _balancing(config: GatewayConfig) -> Balancing:
+    rows = config.load_balancing
+    return Balancing(
+        rows.strategy,
+        config.routing.strategy,
+        {name: getattr(rows.protocol_weights, name) for name in PROTOCOLS},
+        config.routing.protocol_preference_order,
+        rows.health_aware,
+        rows.fallback_enabled,
+        rows.panic_threshold,
+    )
 
 
 def jwt_keys(config: GatewayConfig) -> JwtKeys | None:

@@ -44,7 +44,6 @@ from mcpbridge.observe.snapshot import (
 from mcpbridge.policies.access_log import Tally
 
 RATE_WINDOW = 10.0  # seconds over which rates are measured
-STRATEGY = "least_conn"
 GATEWAY = "gateway"  # the name of a router's one server that is no direct one
 MAX_UNCONVERTED = 200  # failed conversions that are kept
 
@@ -123,7 +122,9 @@ class Status:
         if pair is None:
             pair = self._balanced[backend.protocol] = (
                 self.registry.counter(
-                    "mcp_gateway_load_balancer_requests_total", strategy=STRATEGY, selected_protocol=backend.protocol
+                    "mcp_gateway_load_balancer_requests_total",
+                    strategy=backend.server.balancer.policy.strategy,
+                    selected_protocol=backend.protocol,
                 ),
                 self.registry.summary("mcp_gateway_load_balancer_latency_seconds", backend_protocol=backend.protocol),
             )

@@ -134,7 +134,14 @@ class Reach:
         else:
             dial = self._dial(protocol, name, endpoint)
         is_pipe = urlsplit(endpoint.url).scheme == "pipe" and sys.platform != "win32"  # a pair of FIFOs has room for one
-        return Way(protocol, endpoint.target, dial, is_child=bool(endpoint.command), limit=1 if is_pipe else None)
+        return Way(
+            protocol,
+            endpoint.target,
+            dial,
+            is_child=bool(endpoint.command),
+            limit=1 if is_pipe else None,
+            weight=endpoint.weight,
+        )
 
     def _dial(self, protocol: str, name: str, endpoint: EndpointSpec) -> Dial:
         """One line per protocol, one method for each. Raises KeyError for a protocol that is not spoken."""

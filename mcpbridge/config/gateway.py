@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from mcpbridge.config.backends import Backends
+from mcpbridge.config.balancing import LoadBalancing
 from mcpbridge.config.breaking import CircuitBreaker
 from mcpbridge.config.detection import GatewayDetection
 from mcpbridge.config.frontends import Protocols
@@ -225,6 +226,16 @@ class Routing(Section, frozen=True, kw_only=True):
     ] = "auto"
     max_name_length: Annotated[int, Row(integer(16, 128), "longest exposed tool name; longer ones are hash-shortened")] = 48
     max_attempts: Annotated[int, Row(integer(1, 10), "sent attempts per call")] = 2
+    strategy: Annotated[
+        Literal["cross_protocol_least_conn", "least_conn", "round_robin", "weighted"],
+        Row(
+            choice("cross_protocol_least_conn", "least_conn", "round_robin", "weighted"),
+            "how a backend of the protocol is chosen: the faster of two, fewest calls, in turn, by endpoint weight",
+        ),
+    ] = "cross_protocol_least_conn"
+    protocol_preference_order: Annotated[
+        tuple[str, ...], Row(TEXTS, "order of protocols for ties, priority and protocol_specific")
+    ] = ("stdio", "tcp_binary", "websocket", "http", "sse")
 
 
 class HealthMonitoring(Section, frozen=True, kw_only=True):
@@ -271,6 +282,7 @@ class GatewayConfig(Section, frozen=True, kw_only=True):
     sessions: Sessions = Sessions()
     discovery: Discovery = Discovery()
     circuit_breaker: CircuitBreaker = CircuitBreaker()
+    load_balancing: LoadBalancing = LoadBalancing()
     routing: Routing = Routing()
     protocol_detection: GatewayDetection = GatewayDetection()
     health_monitoring: HealthMonitoring = HealthMonitoring()
@@ -319,6 +331,12 @@ def check(config: GatewayConfig, place: Mapping[str, Place]) -> list[Problem]:
     tls = config.server.tls
     if tls.client_auth != "none" and not tls.ca_file:
         fault("server.tls.client_auth", f"{tls.client_auth} needs server.tls.ca_file, whose clients are let in")
+    weights = config.load_balancing.protocol_weights
+    if not any(getattr(weights, protocol) for protocol in PROTOCOLS):
+        fault("load_balancing.protocol_weights", "all are 0, so no protocol would be better than another", "give one a weight")
+    order = config.routing.protocol_preference_order
+    if len(set(order)) != len(order) or not set(order) <= set(PROTOCOLS):
+        fault("routing.protocol_preference_order", f"each of {', '.join(PROTOCOLS)} once at most")
     if config.auth.jwt.secret and (why := weakness(config.auth.jwt.secret)):
         fault("auth.jwt.secret", why, remedy)
     for key in config.sessions.seal_keys:

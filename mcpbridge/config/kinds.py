@@ -157,6 +157,18 @@ def size(minimum: int = 1, maximum: int | None = None) -> Kind:
     return Kind("size", parse, {"anyOf": [{"type": "integer"} | _limits(minimum, maximum), {"type": "string"}]})
 
 
+def number(minimum: float, maximum: float) -> Kind:
+    """A number from ``minimum`` to ``maximum``."""
+
+    def parse(text: str) -> float:
+        value = float(text) if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", text) else -1.0
+        if not minimum <= value <= maximum:
+            raise ValueError(f"a number from {minimum:g} to {maximum:g} expected")
+        return value
+
+    return Kind("float", parse, {"type": "number", "minimum": minimum, "maximum": maximum})
+
+
 def duration(minimum: float = 0.0, *, bare: float = 1.0) -> Kind:
     """Seconds as float; a bare number counts in units of ``bare`` seconds (0.001 for keys that end in ``_ms``)."""
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from mcpbridge.config.kinds import COUNT, DURATION, ITEMS, LEVEL, MAP, PATH, TEXTS, Kind, choice, matching
+from mcpbridge.config.kinds import COUNT, DURATION, ITEMS, LEVEL, MAP, PATH, TEXTS, Kind, choice, matching, number
 from mcpbridge.config.problems import Place
 from mcpbridge.config.protocols import ADDRESS, PROTOCOLS, protocol_of
 from mcpbridge.config.rows import Row, Section
@@ -56,6 +56,8 @@ class EndpointSpec(Section, frozen=True, kw_only=True):
         Literal["auto", "stdio", "websocket", "http", "sse", "tcp_binary"],
         Row(choice("auto", *PROTOCOLS), "auto: stdio for a command, by its scheme for an address; http and https are detected"),
     ] = "auto"
+
+    weight: Annotated[float, Row(number(0, 100), "share of calls among endpoints; 0: a last resort")] = 1.0
 
     @property
     def spoken(self) -> str:

@@ -1,7 +1,7 @@
 """Server (a name with its replicas) and Backend (one live endpoint of it).
 
-Choosing a server is routing, choosing a backend is balancing: least in flight among those not known to be down, and those
-that are down only when nothing else is left (a dead one answers in milliseconds, so trying it is cheaper than guessing).
+Choosing a server is routing, choosing a backend is balancing (``core.balance``) among those that are eligible; one that is down
+is taken when too few are up, or nothing else is left (a dead one answers in milliseconds: trying it is cheaper than guessing).
 
 Source: architecture sections 4 and 6; contract 6.4 (error.lb-failed); mcp-eras section 2.
 """
@@ -9,10 +9,14 @@ Source: architecture sections 4 and 6; contract 6.4 (error.lb-failed); mcp-eras 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from mcpbridge.core.balance.choice import Balancer
+from mcpbridge.core.balance.latency import PeakLatency
+from mcpbridge.core.balance.policy import Balancing
 from mcpbridge.core.breaker import UNCOUNTED, Breaker
 from mcpbridge.core.client_session import AnyLink, ClientSession
 from mcpbridge.core.exchange import Era, Exchange
@@ -97,6 +101,7 @@ class Backend:
         group: Breaker | None = None,
         failures: int = 1,
         recoveries: int = 1,
+        weight: float = 1.0,
     ) -> None:
         """``failures`` in a row make one that was up down, ``recoveries`` successes in a row one that was down ok."""
         self.name = name
@@ -115,7 +120,9 @@ class Backend:
         self.breaker = breaker  # None: never refused
         self.group = group  # the breaker of all backends of this protocol, if there is one
         self.cause: str | None = None  # its newest failure, for people
-        self.weight = 1.0
+        self.weight = weight  # 0: a last resort
+        self.latency = PeakLatency()
+        self.fresh_at = time.monotonic()  # when it came or came back
         self.score = 1.0  # 0.1 to 1: what is foretold of its health
         self.is_draining = False  # no new work, it goes
         self.version: str | None = None
@@ -163,6 +170,9 @@ class Backend:
             self.failed(error)
         elif error is None:
             self.succeeded()
+        is_telling = error is None or (error.sent and error.fault.blames == "backend")
+        if is_telling and len(self.server.backends) > 1 and x.view.method != "subscriptions/listen":
+            self.latency.add(seconds, time.monotonic())  # one that listens lasts as long as its client likes
         self.observed(x, seconds, error)
 
     def observed(self, x: Exchange, seconds: float, error: BridgeError | asyncio.CancelledError | None) -> None:
@@ -220,6 +230,8 @@ class Backend:
             write = _log.info if state == "ok" else _log.warn
             write(f"backend {state}", protocol=self.protocol, server=self.server.name, backend=self.name, reason=reason)
         changed = state != self.state
+        if self.state == "down":
+            self.fresh_at = time.monotonic()
         self.state, self.reason = state, reason
         if changed and self.on_turn is not None:
             self.on_turn(self)
@@ -334,6 +346,7 @@ class Server:
         namespace: str = "default",
         isolation: Isolation = "principal",
         on_hello: Callable[[Server], None] | None = None,
+        balancing: Balancing | None = None,
     ) -> None:
         self.name = name
         self.namespace = namespace
@@ -341,6 +354,7 @@ class Server:
         self.isolation = isolation
         self.tools = AnnotatedTools()
         self.hello: dict[str, bytes] = {}  # era -> its newest InitializeResult or DiscoverResult, JSON
+        self.balancer = Balancer(balancing or Balancing(), random.randrange)
         self.on_hello = on_hello  # told when ``hello`` changes
         for backend in backends:
             backend.server = self
@@ -379,7 +393,11 @@ class Server:
         open_to_calls = [b for b in candidates if b.refusing(now) is None]
         if not open_to_calls:
             return self._let(x, candidates[0])
-        return min(open_to_calls, key=lambda b: (b.is_draining, b.state == "down", b.active))
+        balancer = self.balancer
+        panic = balancer.is_panicking(self.backends, now)
+        staying = [b for b in open_to_calls if not b.is_draining] or open_to_calls
+        fit = staying if panic or not balancer.policy.health_aware else [b for b in staying if b.state != "down"] or staying
+        return balancer.choose(fit, now, caller=x.caller.protocol, panic=panic)
 
     def _let(self, x: Exchange, backend: Backend) -> Backend:
         """``backend``, unless a breaker keeps this request from it. Raises BridgeError("breaker_open") with the cause."""
@@ -420,7 +438,7 @@ class Server:
 
         A call in its second round and one about a task have none.
         """
-        if continues(x) or is_about_task(x):
+        if continues(x) or is_about_task(x) or not self.balancer.policy.fallback_enabled:
             return False
         if x.session is not None and self.name in x.session.links:
             linked = x.session.links[self.name].backend

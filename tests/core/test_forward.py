@@ -225,6 +225,7 @@ async def test_what_the_application_or_the_client_did_wrong_opens_nothing() -> N
 
 async def test_a_backend_that_its_breaker_keeps_calls_from_is_passed_over() -> None:
     server = guarded(2)
+    server.balancer.policy.endpoint_strategy = "least_conn"  # the first of two that are alike
     for _ in range(2):
         await send(server, BridgeError("stream_closed"))
     assert [b.breaker.state for b in server.backends if b.breaker] == ["open", "closed"]

@@ -1,0 +1,114 @@
+"""Two steps: the group of backends of one protocol, then a backend of it.
+
+``cross_protocol`` shares calls between groups by weight and mean health, smoothly; the endpoint is the better one of two drawn
+by chance, better by peak latency, calls in flight and weight. Other strategies replace one of the steps.
+
+Decided here: one that is degraded (it missed a check and has not failed for good) takes a quarter of its share. Panic ignores
+what health says, not what breakers say: a backend whose breaker is open is not chosen in panic either, and when all are open
+the call fails at once. One that drains goes on purpose: it counts neither as healthy nor as sick.
+
+Source: issue 5 item 1; contract section 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeVar
+
+from mcpbridge.core.balance.latency import PeakLatency
+from mcpbridge.core.balance.policy import Balancing, Strategy
+from mcpbridge.core.balance.smooth import Smooth
+
+SLOW_START: Final = 30.0  # seconds over which a new or recovered backend gets its full share
+FLOOR: Final = 0.1
+DEGRADED: Final = 0.25  # what is left of the share of a backend that missed a check
+
+
+class Candidate(Protocol):
+    """What a choice knows of a backend."""
+
+    name: str
+    protocol: str
+    weight: float
+    score: float  # 0.1 to 1
+    latency: PeakLatency
+    fresh_at: float  # when it came or came back, monotonic seconds
+    is_draining: bool
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def active(self) -> int: ...
+
+    def is_eligible(self, now: float) -> bool: ...
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+class Balancer:
+    """The choices of one server. ``draw(n)``: a chance number below n."""
+
+    def __init__(self, policy: Balancing, draw: Callable[[int], int]) -> None:
+        self.policy = policy
+        self._draw = draw
+        self._groups = Smooth()
+        self._turns = Smooth()
+        self._shares = Smooth()
+
+    def is_panicking(self, members: Sequence[Candidate], now: float) -> bool:
+        """Whether so few of a server's backends are eligible that sparing the others would drown these."""
+        staying = [one for one in members if not one.is_draining]
+        return sum(one.is_eligible(now) for one in staying) < self.policy.panic_threshold * len(staying)
+
+    def choose(
+        self, candidates: Sequence[C], now: float, *, caller: str = "", strategy: Strategy | None = None, panic: bool = False
+    ) -> C:
+        """One of ``candidates``, at least one, all fit for the call. ``caller``: the protocol that the client speaks."""
+        weigh = self.policy.weight
+        candidates = [one for one in candidates if one.weight * weigh(one.protocol) > 0.0] or candidates
+        groups: dict[str, list[C]] = {}
+        for one in sorted(candidates, key=lambda one: self.policy.rank(one.protocol)):
+            groups.setdefault(one.protocol, []).append(one)
+        group = groups[self._group(groups, now, caller, strategy or self.policy.strategy, panic)]
+        return group[0] if len(group) == 1 else self._endpoint(group, now, panic)
+
+    def _group(self, groups: dict[str, list[C]], now: float, caller: str, strategy: Strategy, panic: bool) -> str:
+        first = next(iter(groups))
+        if len(groups) == 1 or strategy == "priority":
+            return first
+        if strategy == "protocol_specific":
+            return caller if caller in groups else first
+        if strategy == "least_conn":
+            return min(groups, key=lambda name: sum(one.active for one in groups[name]) / len(groups[name]))
+        if strategy == "round_robin":
+            return self._groups.choose(dict.fromkeys(groups, 1.0))
+        weights = {name: self.policy.weight(name) or 1.0 for name in groups}  # zeros: only last resorts are left
+        if strategy == "cross_protocol" and not panic:
+            for name, group in groups.items():
+                weights[name] *= sum(self.health(one, now) for one in group) / len(group)
+        return self._groups.choose(weights)
+
+    def _endpoint(self, group: Sequence[C], now: float, panic: bool) -> C:
+        strategy = self.policy.endpoint_strategy
+        if strategy == "round_robin":
+            turn = self._turns.choose({one.name: 1.0 for one in group})
+            return next(one for one in group if one.name == turn)
+        health = (lambda _one, _now: 1.0) if panic else self.health
+        if strategy == "weighted":
+            share = self._shares.choose({one.name: (one.weight or 1.0) * health(one, now) for one in group})
+            return next(one for one in group if one.name == share)
+        if strategy == "least_conn":
+            return min(group, key=lambda one: (one.active + 1) / ((one.weight or 1.0) * health(one, now)))
+        at = self._draw(len(group))
+        other = self._draw(len(group) - 1)
+        two = (group[at], group[other + (other >= at)])
+        return min(two, key=lambda one: one.latency.cost(one.active, now) / ((one.weight or 1.0) * health(one, now)))
+
+    def health(self, one: Candidate, now: float) -> float:
+        """0.1 to 1: what is foretold of it, less when it is degraded and while it warms up."""
+        warm = max(FLOOR, min(1.0, (now - one.fresh_at) / SLOW_START))
+        if not self.policy.health_aware:
+            return warm
+        return max(FLOOR, one.score * warm * (DEGRADED if one.state == "degraded" else 1.0))
