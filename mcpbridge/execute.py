@@ -5,7 +5,8 @@
 A list that several backends answered names no single one: ``backend`` is null, ``backends`` names them all in the order of the
 configuration, and ``protocol_used`` is the first one's.
 
-A message in the legacy dialect has no session here; a passing one that declares nothing stands in, one per principal.
+A message in the legacy dialect has no session here; a passing one that declares nothing stands in, one per principal. It
+keeps to no backend: every call goes where balancing sends it.
 
 Source: contract section 2.3 (http.gateway.execute.*) and http.common.content-type.
 """
@@ -103,6 +104,7 @@ class Execute:
         session = self._passing.get(key)
         if session is None:
             session = self._passing[key] = ClientSession(Session("", principal, NEWEST_LEGACY), _NoBack())
+            session.is_passing = True
             session.initialize = m.request(
                 0,
                 "initialize",

@@ -94,6 +94,7 @@ class ClientSession:
         self._askers: OrderedDict[str, str] = OrderedDict()  # tasks of the client itself, on an endpoint of several servers
         self._damper = Damper(back.notify)  # likewise
         self.closed = False
+        self.is_passing = False  # stands in for callers without a session: its calls may ``roam``
 
     def tell_missing(self, name: str) -> None:
         """Say in a log message which server is missing and why, once the client may be spoken to."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mcpbridge.core.session import Session
 
 Era = Literal["modern", "legacy"]
+_REMEMBERED = frozenset({"initialize", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 QUESTION_WAIT = 600.0  # seconds a server's question waits for the client (contract routing.parked_ttl)
 
 
@@ -198,6 +199,17 @@ class Exchange:
     def request(self) -> Request:
         assert isinstance(self.message, Request)
         return self.message
+
+    @property
+    def roams(self) -> bool:
+        """Whether it belongs to no conversation, though its session is legacy: it goes wherever balancing sends it.
+
+        What a conversation remembers (level, subscriptions, tasks) does not.
+        """
+        message = self.message
+        if self.session is None or not self.session.is_passing or not isinstance(message, Request):
+            return False
+        return message.method not in _REMEMBERED and not message.method.startswith("tasks/") and message.param("task") is None
 
     def derive(self, message: Request | Notification, target: Server, reply: Reply | None = None) -> Exchange:
         """A part of this exchange towards one server of an aggregate: same caller, session and deadline."""

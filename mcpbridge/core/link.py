@@ -285,7 +285,7 @@ class Link:
 
     def _elsewhere(self) -> list[Backend]:
         """Where the session may go on; nowhere before it began: until then the call itself is tried elsewhere."""
-        if self._hello is None:
+        if self._hello is None or self.session.is_passing:  # whose next call goes elsewhere by itself
             return []
         others = [b for b in self.server.backends if b is not self._backend and b.speaks.get("legacy") is not False]
         return sorted(others, key=lambda b: b.state == "down")

@@ -91,42 +91,46 @@ async def _legacy(x: Exchange, backend: Backend, remaining: float) -> Response:
         if name in session.links:
             raise BridgeError("invalid_request", "this session is initialized already", sent=False)
         return await open_link(session, backend, x.request, remaining)
-    if name not in session.links:
+    place = backend.name if x.roams else name
+    if place not in session.links:
         if session.initialize is None:
             raise BridgeError("invalid_request", "send initialize first", sent=False)
-        response = await open_link(session, backend, session.initialize, remaining)
+        response = await open_link(session, backend, session.initialize, remaining, place)
         if response.error is not None:
             raise BridgeError(
                 "backend_error", f"server {name!r} refused to initialize: {bytes(response.error).decode()[:500]}", sent=False
             )
-    link = session.links.get(name)
+    link = session.links.get(place)
     if link is None:  # it ended while the link opened
         raise BridgeError("session_unknown", "the session has ended", sent=False)
     return await link.call(x)
 
 
-async def open_link(session: ClientSession, backend: Backend, initialize: Request, remaining: float) -> Response:
+async def open_link(
+    session: ClientSession, backend: Backend, initialize: Request, remaining: float, place: str | None = None
+) -> Response:
     """Open the session's link to this backend's server and answer ``initialize``; once for all who ask at the same time.
 
     The work goes on when the caller's time is over. A link stays only if its server answered with a result. A server that
-    refuses ``initialize`` because it is modern-only gets a translating link instead.
+    refuses ``initialize`` because it is modern-only gets a translating link instead. ``place``: its key among the session's
+    links, the server's name unless one session has several.
     """
     if session.closed:
         raise BridgeError("session_unknown", "the session has ended", sent=False)
-    name = backend.server.name
-    opening = session.opening.get(name)
+    place = place or backend.server.name
+    opening = session.opening.get(place)
     if opening is None:
-        opening = session.opening[name] = share(backend.spawn, _open(session, backend, initialize))
-        opening.add_done_callback(lambda _done: session.opening.pop(name, None))
+        opening = session.opening[place] = share(backend.spawn, _open(session, backend, initialize, place))
+        opening.add_done_callback(lambda _done: session.opening.pop(place, None))
     response = await wait_shared(opening, remaining, backend.pool.still_starting())
     return response.with_id(initialize.id)
 
 
-async def _open(session: ClientSession, backend: Backend, initialize: Request) -> Response:
+async def _open(session: ClientSession, backend: Backend, initialize: Request, place: str) -> Response:
     knows = backend.speaks.get("legacy")
     if knows is not False:
         try:
-            response = await _try_link(session, Link(session, backend), initialize)
+            response = await _try_link(session, Link(session, backend), initialize, place)
         except BridgeError as error:
             if knows or not await _is_modern(backend, error):
                 raise
@@ -139,13 +143,13 @@ async def _open(session: ClientSession, backend: Backend, initialize: Request) -
                 return response
     assert backend.eras is not None
     try:
-        response = await _try_link(session, backend.eras.link(session, backend), initialize)
+        response = await _try_link(session, backend.eras.link(session, backend), initialize, place)
     except BridgeError:
         backend.speaks.clear()  # perhaps it is another server now: the next one finds out
         raise
     if response.error is not None and knows is False:
         backend.speaks.clear()
-        return await _try_link(session, Link(session, backend), initialize)
+        return await _try_link(session, Link(session, backend), initialize, place)
     return response
 
 
@@ -161,11 +165,11 @@ async def _is_modern(backend: Backend, refusal: Response | BridgeError) -> bool:
     return backend.speaks.get("modern") is True
 
 
-async def _try_link(session: ClientSession, link: AnyLink, initialize: Request) -> Response:
+async def _try_link(session: ClientSession, link: AnyLink, initialize: Request, place: str) -> Response:
     try:
         response = await link.open(initialize)
         if response.error is None and not session.closed:
-            session.links[link.server.name] = link
+            session.links[place] = link
             return response
     except BaseException:
         await link.close()

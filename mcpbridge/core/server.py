@@ -368,7 +368,7 @@ class Server:
 
     def choose(self, x: Exchange, tried: set[Backend]) -> Backend:
         """The backend for this attempt. Raises BridgeError("no_backend") naming the server and every cause."""
-        if x.session is not None:
+        if x.session is not None and not x.roams:
             link = x.session.links.get(self.name)
             linked = link.backend if link is not None else None
             if linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol):
@@ -440,7 +440,7 @@ class Server:
         """
         if continues(x) or is_about_task(x) or not self.balancer.policy.fallback_enabled:
             return False
-        if x.session is not None and self.name in x.session.links:
+        if x.session is not None and self.name in x.session.links and not x.roams:
             linked = x.session.links[self.name].backend
             return linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol)
         now = time.monotonic()

@@ -123,7 +123,7 @@ class ModernLink:
 
     async def _move(self, lost: Backend) -> None:
         """Go on at another modern backend of the server, if there is one: the next call, and the listen, go there."""
-        for backend in self.server.backends:
+        for backend in self.server.backends if not self.session.is_passing else ():
             if self._backend is not lost:
                 return
             if backend is lost:

@@ -150,7 +150,7 @@ class Endpoint:
         version = requested if requested in LEGACY else LEGACY[-1]
         session.record.version = version
         session.initialize = x.request.with_params({**(x.request.params or {}), "protocolVersion": Raw(m.dumps(version))})
-        opening = {s.name: share(s.backends[0].spawn, self._open(session, s)) for s in self._servers}
+        opening = {s.name: share(s.backends[0].spawn, self._open(x, session, s)) for s in self._servers}
         unknown = [opening[s.name] for s in self._servers if not s.hello and self._patience.has_for(s)]
         if unknown:
             await asyncio.wait(unknown, timeout=self._wait)
@@ -177,14 +177,20 @@ class Endpoint:
             result["instructions"] = said
         return m.result(x.request.id, result)
 
-    async def _open(self, session: ClientSession, server: Server) -> str | None:
-        """Open the session's link to one server; the cause if that failed. Never raises but CancelledError."""
-        try:
-            assert session.initialize is not None
-            backend = min(server.backends, key=lambda b: (b.state == "down", b.active))
-            response = await open_link(session, backend, session.initialize, backend.pool.start_timeout)
-        except BridgeError as error:
-            return str(error)
+    async def _open(self, x: Exchange, session: ClientSession, server: Server) -> str | None:
+        """Open the session's link to one backend of a server; the cause if that failed. Never raises but CancelledError."""
+        assert session.initialize is not None
+        tried: set[Backend] = set()
+        response: Response | None = None
+        while response is None:
+            backend: Backend | None = None
+            try:
+                backend = server.choose(x, tried)
+                response = await open_link(session, backend, session.initialize, backend.pool.start_timeout)
+            except BridgeError as error:
+                if backend is None or error.sent or len(tried) + 1 >= len(server.backends):
+                    return str(error)
+                tried.add(backend)
         if response.error is not None:
             return text(members(response.error).get("message")) or "it refused to initialize"
         return None
