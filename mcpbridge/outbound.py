@@ -27,11 +27,12 @@ class OutboundError(Exception):
 
 
 class Answer(NamedTuple):
-    """A whole answer. ``content_type`` is without parameters, in lower case."""
+    """A whole answer. ``content_type`` is without parameters, in lower case; so are the names of ``headers``."""
 
     status: int
     content_type: str
     body: bytes
+    headers: Mapping[str, str] = {}
 
 
 class Stream(NamedTuple):
@@ -40,6 +41,7 @@ class Stream(NamedTuple):
     status: int
     content_type: str
     chunks: AsyncIterator[bytes]
+    headers: Mapping[str, str] = {}
 
 
 async def get(
@@ -49,15 +51,18 @@ async def get(
     timeout: float = 5.0,
     max_bytes: int = MAX_BYTES,
     ca_file: str | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Answer:
-    """GET a small document. ``timeout``: seconds for all of it. Raises OutboundError."""
-    async with stream(url, headers=headers, connect_timeout=timeout, silence=timeout, total=timeout, ca_file=ca_file) as answer:
+    """GET a small document. ``timeout``: seconds for all of it; ``tls`` instead of ``ca_file``. Raises OutboundError."""
+    async with stream(
+        url, headers=headers, connect_timeout=timeout, silence=timeout, total=timeout, ca_file=ca_file, tls=tls
+    ) as answer:
         body = bytearray()
         async for chunk in answer.chunks:
             body += chunk
             if len(body) > max_bytes:
                 raise OutboundError(f"{_place(url)} answered more than {max_bytes} bytes")
-    return Answer(answer.status, answer.content_type, bytes(body))
+    return Answer(answer.status, answer.content_type, bytes(body), answer.headers)
 
 
 @asynccontextmanager
@@ -69,6 +74,7 @@ async def stream(
     silence: float = 60.0,
     total: float | None = None,
     ca_file: str | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Stream]:
     """GET an answer that may go on for ever; it is aborted when the context ends.
 
@@ -95,14 +101,15 @@ async def stream(
                 url,
                 headers=headers,
                 allow_redirects=False,
-                ssl=_tls(ca_file),
+                ssl=tls or _tls(ca_file),
                 proxy=None if proxy is None else f"http://{proxy}",
                 proxy_headers=login or None,
             ) as response,
         ):
             if response.status == 407 and proxy is not None:
                 raise OutboundError(f"the proxy {proxy} answered HTTP 407 for {_place(url)}")
-            yield Stream(response.status, response.content_type.lower(), response.content.iter_any())
+            named = {name.lower(): value for name, value in response.headers.items()}
+            yield Stream(response.status, response.content_type.lower(), response.content.iter_any(), named)
     except (aiohttp.ClientError, OSError) as error:
         raise OutboundError(_cause(url, error, proxy)) from error
 

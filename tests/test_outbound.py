@@ -52,7 +52,7 @@ async def test_the_proxy_is_asked_with_the_login_and_named_without_it(bounded, p
 
 async def test_an_answer_comes_through_the_proxy(bounded, proxy):
     await proxy(lambda _head: b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok")
-    assert await bounded(outbound.get("http://a.example/x")) == outbound.Answer(200, "text/plain", b"ok")
+    assert (await bounded(outbound.get("http://a.example/x")))[:3] == (200, "text/plain", b"ok")
 
 
 async def test_a_proxy_that_is_not_there_or_of_another_kind_is_named(bounded, monkeypatch, free_port):

@@ -1,0 +1,147 @@
+"""Consul: services with a tag are servers, their instances that pass every check are the endpoints.
+
+    GET /v1/catalog/services       which services have the tag        one blocking query
+    GET /v1/health/service/NAME    its passing instances              one blocking query each
+
+    meta of an instance:  mcp-protocol, mcp-namespace, mcp-path; without the first the protocol is detected
+
+An index that goes back starts again from nothing (a restored or another server).
+
+Source: contract ``discovery.providers.consul``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from mcpbridge.config.sections import NAME_PATTERN, EndpointSpec, ServerSpec
+from mcpbridge.discovery import Source
+from mcpbridge.discovery.stranger import endpoint
+from mcpbridge.outbound import OutboundError, get
+
+MAX_SERVICES: Final = 500
+MAX_PAUSE: Final = 30.0  # seconds between two tries
+_NAMESPACE: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9._-]{1,255}")
+Instances = dict[str, list[Any]]  # by service
+
+
+class Consul:
+    """``wait``: seconds a query may block; ``token``: ACL token; ``tls``: of an https address that needs its own files."""
+
+    name = "consul"
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str = "",
+        tag: str = "mcp",
+        datacenter: str = "",
+        tls: ssl.SSLContext | None = None,
+        detect: bool = True,
+        wait: float = 30.0,
+    ) -> None:
+        self._address = address.rstrip("/")
+        self._headers = {"X-Consul-Token": token} if token else {}
+        self._tag = tag
+        self._datacenter = datacenter
+        self._tls = tls
+        self._detect = detect
+        self._wait = max(1, round(wait))
+
+    async def watch(self, source: Source) -> None:
+        found: Instances = {}
+        watches: dict[str, asyncio.Task[None]] = {}
+
+        def changed() -> None:
+            if all(name in found for name in watches):  # half a picture is none
+                source.found(*servers_of(found, self._detect))
+
+        def take(names: Any) -> None:
+            wanted = sorted(name for name, tags in names.items() if self._tag in tags)
+            if len(wanted) > MAX_SERVICES:
+                raise ValueError(f"more than {MAX_SERVICES} services have the tag {self._tag}")
+            for name in watches.keys() - set(wanted):
+                watches.pop(name).cancel()
+                found.pop(name, None)
+            for name in wanted:
+                if name not in watches:
+                    path = f"/v1/health/service/{quote(name, safe='')}"
+                    query = {"passing": "true", "tag": self._tag}
+                    watches[name] = group.create_task(self._follow(path, query, partial(keep, name), source))
+            changed()
+
+        def keep(name: str, instances: Any) -> None:
+            found[name] = instances
+            changed()
+
+        async with asyncio.TaskGroup() as group:
+            await self._follow("/v1/catalog/services", {}, take, source)
+
+    async def _follow(self, path: str, query: Mapping[str, str], take: Callable[[Any], None], source: Source) -> None:
+        """Blocking queries of one path, for ever: ``take`` gets each answer."""
+        index, pause = 0, 0.5
+        while True:
+            try:
+                newer, answer = await self._ask(path, query, index)
+                take(answer)  # also when nothing changed: that it is still so is news too
+                wait = 0.0 if newer > index else random.uniform(0.5, 1.0)  # never spin, whatever it answers
+                index, pause = newer if newer >= index else 0, 0.5
+            except (OutboundError, ValueError, KeyError, TypeError, AttributeError) as error:
+                source.failed(str(error)[:200])
+                index, wait = 0, random.uniform(pause / 2, pause)
+                pause = min(pause * 2, MAX_PAUSE)
+            await asyncio.sleep(wait)
+
+    async def _ask(self, path: str, query: Mapping[str, str], index: int) -> tuple[int, Any]:
+        """The index and the document of one query. Raises OutboundError, ValueError."""
+        given = {**query, "dc": self._datacenter, "index": str(index or ""), "wait": f"{self._wait}s" if index else ""}
+        url = f"{self._address}{path}?{urlencode({key: value for key, value in given.items() if value})}"
+        # the agent adds up to a sixteenth of the wait
+        answer = await get(url, headers=self._headers, timeout=self._wait * 17 / 16 + 10, tls=self._tls)
+        if answer.status != 200:
+            why = {403: ": the ACL token may not read this", 401: ": an ACL token is needed"}.get(answer.status, "")
+            raise ValueError(f"the agent answered {answer.status}{why}")
+        try:
+            document = msgspec.json.decode(answer.body)
+        except msgspec.DecodeError:
+            raise ValueError("the agent did not answer JSON") from None
+        text = answer.headers.get("x-consul-index", "")
+        return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else 0, document
+
+
+def servers_of(found: Instances, detect: bool) -> tuple[list[ServerSpec], list[str]]:
+    """The servers that instances make, and what was left out with its cause. Pure."""
+    servers: list[ServerSpec] = []
+    skipped: list[str] = []
+    for name, instances in sorted(found.items()):
+        by_namespace: dict[str, dict[str, EndpointSpec]] = {}
+        for instance in instances:
+            place = name
+            try:
+                service = instance["Service"]
+                place = f"{name}/{service['ID']}"
+                meta = service.get("Meta") or {}
+                namespace = str(meta.get("mcp-namespace") or "default")
+                if re.fullmatch(NAME_PATTERN, name) is None or _NAMESPACE.fullmatch(namespace) is None:
+                    raise ValueError("its name or namespace cannot be one of a server")
+                host = service.get("Address") or instance["Node"]["Address"]
+                protocol, path = str(meta.get("mcp-protocol", "")), str(meta.get("mcp-path", ""))
+                spec = endpoint(host, service["Port"], protocol, path, detect=detect)
+                by_namespace.setdefault(namespace, {})[spec.url] = spec
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                skipped.append(f"{place}: {error}"[:300])
+        servers += [
+            ServerSpec(name=name, namespace=namespace, endpoints=tuple(urls[url] for url in sorted(urls)))
+            for namespace, urls in sorted(by_namespace.items())
+        ]
+    return servers, sorted(skipped)

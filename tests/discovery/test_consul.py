@@ -1,0 +1,135 @@
+"""Servers found in Consul, against a double of its agent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcpbridge.discovery import Source
+from mcpbridge.discovery.consul import Consul, servers_of
+from tests.support.certificates import make_tls
+from tests.support.consul_agent import ConsulAgent
+
+
+def urls(source: Source) -> list[str]:
+    return [endpoint.url for server in source.servers for endpoint in server.endpoints]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def watching(agent: ConsulAgent, **more: Any) -> AsyncIterator[Source]:
+    source = Source("consul", lambda: None)
+    task = asyncio.create_task(Consul(agent.url, **more).watch(source))
+    try:
+        yield source
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_tagged_and_passing_instances_come_and_go() -> None:
+    async with ConsulAgent() as agent:
+        await agent.register("weather", "w1", 8081)
+        await agent.register("weather", "w2", 8082, passing=False)
+        await agent.register("database", "d1", 5432, tags=())
+        async with watching(agent, datacenter="dc7") as source:
+            await until(lambda: urls(source) == ["http://10.0.0.1:8081/mcp"])
+            meta = {"mcp-protocol": "tcp_binary", "mcp-namespace": "team"}
+            await agent.register("second", "s1", 9001, Meta=meta, Address="")
+            await until(lambda: "tcp://10.9.9.9:9001" in urls(source))
+            assert {server.namespace for server in source.servers} == {"default", "team"}
+            await agent.register("weather", "w2", 8082)
+            await until(lambda: "http://10.0.0.1:8082/mcp" in urls(source))
+            await agent.deregister("s1")
+            await until(lambda: urls(source) == ["http://10.0.0.1:8081/mcp", "http://10.0.0.1:8082/mcp"])
+        assert all(query["dc"] == "dc7" for query in agent.asked)
+        assert len(agent.asked) < 40, "queries block, nobody polls"
+
+
+async def test_an_index_that_goes_back_starts_anew() -> None:
+    async with ConsulAgent() as agent:
+        await agent.register("weather", "w1", 8081)
+        async with watching(agent) as source:
+            await until(lambda: urls(source) == ["http://10.0.0.1:8081/mcp"])
+            await agent.turn(2)
+            await agent.register("weather", "w1", 8099)
+            await until(lambda: urls(source) == ["http://10.0.0.1:8099/mcp"])
+            assert source.told().state == "ok"
+
+
+async def test_a_token_that_may_not_read_is_said_and_never_shown() -> None:
+    async with ConsulAgent(token="right-token") as agent:
+        await agent.register("weather", "w1", 8081)
+        async with watching(agent, token="wrong-token") as source:
+            await until(lambda: source.told().state == "down")
+            assert source.told().last_error == "the agent answered 403: the ACL token may not read this"
+        async with watching(agent, token="right-token") as source:
+            await until(lambda: urls(source) == ["http://10.0.0.1:8081/mcp"])
+
+
+async def test_an_agent_that_fails_keeps_what_was_found() -> None:
+    async with ConsulAgent() as agent:
+        await agent.register("weather", "w1", 8081)
+        async with watching(agent) as source:
+            await until(lambda: urls(source) == ["http://10.0.0.1:8081/mcp"])
+            agent.answer_with = 500
+            await agent.turn(agent.index)
+            await until(lambda: source.told().state == "degraded")
+            assert urls(source) == ["http://10.0.0.1:8081/mcp"]
+            agent.answer_with = 0
+            await agent.register("weather", "w1", 8083)
+            await until(lambda: urls(source) == ["http://10.0.0.1:8083/mcp"])
+
+
+async def test_an_agent_behind_tls_is_asked_with_its_authority_only(tmp_path: Path) -> None:
+    tls = make_tls(tmp_path)
+    async with ConsulAgent(tls=tls.serving()) as agent:
+        await agent.register("weather", "w1", 8081)
+        async with watching(agent, tls=tls.calling()) as source:
+            await until(lambda: urls(source) == ["http://10.0.0.1:8081/mcp"])
+        async with watching(agent) as source:
+            await until(lambda: source.told().state == "down")
+            assert "not trusted" in (source.told().last_error or "")
+
+
+async def test_services_that_all_go_are_let_go_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcpbridge.discovery.EMPTY_HOLD", 1.5)
+    async with ConsulAgent() as agent:
+        await agent.register("weather", "w1", 8081)
+        async with watching(agent, wait=1) as source:
+            await until(lambda: urls(source) == ["http://10.0.0.1:8081/mcp"])
+            await agent.deregister("w1")
+            await agent.turn(agent.index + 1)
+            assert urls(source) == ["http://10.0.0.1:8081/mcp"]
+            await until(lambda: urls(source) == [])
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"Meta": {"mcp-protocol": "stdio"}}, "protocol 'stdio'"),
+        ({"Meta": {"mcp-path": "no"}}, "path"),
+        ({"Meta": {"mcp-namespace": "../x"}}, "namespace"),
+        ({"Address": "169.254.169.254"}, "link-local"),
+        ({"Address": "unix:///run/x"}, "name of a host"),
+        ({"Port": 0}, "port"),
+        ({"Meta": "sh"}, "attribute"),
+    ],
+)
+def test_a_bad_instance_is_left_out_by_name_and_the_rest_goes_on(change: Any, cause: str) -> None:
+    good = {"Service": {"ID": "w1", "Address": "10.0.0.1", "Port": 1, "Meta": {"command": "/bin/sh", "env": "A=b"}}}
+    bad = {"Service": {**good["Service"], "ID": "w2", **change}}
+    servers, skipped = servers_of({"weather": [bad, good]}, True)
+    (endpoint,) = servers[0].endpoints
+    assert (endpoint.url, endpoint.command, endpoint.env) == ("http://10.0.0.1:1/mcp", "", {})
+    assert len(skipped) == 1 and skipped[0].startswith("weather/w2: ") and cause in skipped[0]
