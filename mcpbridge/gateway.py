@@ -15,6 +15,7 @@ from os import urandom
 from mcpbridge.admin.app import App
 from mcpbridge.bridge import Bridge, refusing_while
 from mcpbridge.config.gateway import GatewayConfig
+from mcpbridge.config.kinds import is_loopback
 from mcpbridge.config.load import Loaded
 from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import variables
@@ -28,7 +29,7 @@ from mcpbridge.detection import Detection
 from mcpbridge.discovery.sockets import find_sockets
 from mcpbridge.era import Crossings
 from mcpbridge.execute import Execute
-from mcpbridge.faces import Faces, public_rules
+from mcpbridge.faces import Faces, bracketed, public_rules
 from mcpbridge.foresight import Foresight
 from mcpbridge.listeners import Listeners
 from mcpbridge.observe.log import configure, log
@@ -41,6 +42,7 @@ from mcpbridge.policies.jwt import JwtKeys
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
 from mcpbridge.seal import Sealer, derive_key, random_secret
+from mcpbridge.self_checks import SelfChecks, touch
 from mcpbridge.status import Status
 from mcpbridge.stores.events import MemoryEvents
 from mcpbridge.stores.memory import MemoryStore
@@ -76,6 +78,7 @@ class Gateway:
         self._last: tuple[float, Snapshot] | None = None
         self._ready = False
         self._listeners: Listeners
+        self._self_checks: SelfChecks | None = None
 
     async def serve(self) -> int:
         """Listen, serve, drain."""
@@ -142,6 +145,7 @@ class Gateway:
                 metrics_path=config.metrics.path if config.metrics.enabled else None,
                 actions=self._detection.actions(),
                 strict=self._detection.actions(),
+                also=config.server.health_checks.paths,
             )
             mcp = HttpFrontend(front, bridge.draining, events.open, deadline=config.routing.request_timeout)
             faces = Faces(config, bridge, app, mcp, execute)
@@ -156,7 +160,7 @@ class Gateway:
             self._listeners = Listeners(self._loaded, self._registry, reception, bridge.spawn)
             frontends = self._listeners.frontends
             management = await self._listeners.open(faces)
-            bridge.watch(Checks(interval=config.health_monitoring.health_check_interval, told=self._status.checked))
+            self._watch(bridge)
             self._foresee(bridge)
             self._ready = True
             health = await self._listeners.open_health(lambda: self._snapshot(bridge, store.kind))
@@ -233,6 +237,25 @@ class Gateway:
             via=through_proxy,
         )
 
+    def _watch(self, bridge: Bridge) -> None:
+        """Look after the servers, and after our own frontends."""
+        rows, server = self._config.health_monitoring, self._config.server
+        asks, interval = rows.protocol_specific_checks, rows.health_check_interval
+        bridge.watch(Checks(interval=interval, told=self._status.checked, touch=None if asks else touch))
+        self._self_checks = SelfChecks(
+            server.health_checks,
+            self._listeners.frontends.addresses,
+            bridge.events.append,
+            host=next(iter(server.allowed_hosts), "localhost" if is_loopback(server.host) else bracketed(server.host)),
+            interval=interval,
+            failures=rows.failure_threshold,
+            recoveries=rows.recovery_threshold,
+            asks=asks,
+            wants_certificate=server.tls.client_auth == "require",
+            is_full=self._listeners.is_full,
+        )
+        bridge.spawn(self._self_checks.follow(bridge.draining))
+
     def _foresee(self, bridge: Bridge) -> None:
         enabled = self._config.health_monitoring.predictive_enabled
         foresight = Foresight(
@@ -274,6 +297,7 @@ class Gateway:
                 config=config,
                 not_after=listeners.not_after,
                 detection=self._detection.snapshot(),
+                looked=self._self_checks.results if self._self_checks is not None else None,
             )
             self._last = (now, snapshot)
             counts = listeners.frontends.counts()

@@ -27,7 +27,7 @@ from mcpbridge.observe.log import log
 from mcpbridge.observe.metrics import Registry
 from mcpbridge.observe.snapshot import Snapshot
 from mcpbridge.seal import certificate_end
-from mcpbridge.transports.doors import ConnectionLimits
+from mcpbridge.transports.doors import ConnectionLimits, address_key
 from mcpbridge.transports.http1.server import HttpServer
 from mcpbridge.transports.sse.listen import SseFrontend
 from mcpbridge.transports.stdio.pipe import PipeFrontend
@@ -59,10 +59,11 @@ class Listeners:
         self._reception = reception
         self._spawn = spawn
         self._context: ssl.SSLContext | None = None
+        self._limits = ConnectionLimits(self._config.server.max_connections, self._config.server.max_connections_per_ip)
 
     async def open(self, faces: Faces) -> HttpServer:
         """Open every listener that is switched on; the management listener, which outlives them. Raises ConfigError."""
-        limits = ConnectionLimits(self._config.server.max_connections, self._config.server.max_connections_per_ip)
+        limits = self._limits
         tcp = await self._tcp(limits) if self._config.server.serves("tcp_binary") else None
         await self._http(faces, limits, tcp)
         await self._stdio(limits)
@@ -90,7 +91,7 @@ class Listeners:
     async def open_health(self, snapshot: Callable[[], Snapshot]) -> TcpHealth | None:
         """The port that is open while we are ready; the same holds if it is taken."""
         config = self._config.server
-        if not config.tcp_health_port or not config.serves("tcp_binary"):
+        if not config.tcp_health_port or not config.serves("tcp_binary") or not config.health_checks.tcp_binary.enabled:
             return None
         health = TcpHealth(lambda: (snapshot().healthy, snapshot().status), lambda: is_ready(snapshot()))
         try:
@@ -104,6 +105,10 @@ class Listeners:
         self.frontends.add(health)
         _log.info("health port", protocol="tcp_binary", address=f"tcp://{bracketed(host)}:{port}")
         return health
+
+    def is_full(self, address: str) -> bool:
+        """Whether one more client from ``address`` would be refused."""
+        return bool(self._limits.refusal(address_key(address)))
 
     async def _http(self, faces: Faces, limits: ConnectionLimits, tcp: TcpFrontend | None) -> None:
         """The port of HTTP, and of every protocol that begins as HTTP; MCPB is known by its first bytes."""

@@ -12,6 +12,7 @@ import time
 from asyncio import CancelledError
 from collections import deque
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
@@ -42,6 +43,9 @@ from mcpbridge.observe.snapshot import (
     worst_breaker,
 )
 from mcpbridge.policies.access_log import Tally
+
+if TYPE_CHECKING:
+    from mcpbridge.self_checks import SelfCheck
 
 RATE_WINDOW = 10.0  # seconds over which rates are measured
 GATEWAY = "gateway"  # the name of a router's one server that is no direct one
@@ -180,13 +184,16 @@ class Status:
         config: ConfigStatus,
         not_after: float | None = None,
         detection: Detections | None = None,
+        looked: Mapping[str, SelfCheck] | None = None,
     ) -> Snapshot:
-        """The picture now. ``frontends``: enabled frontend protocols."""
+        """The picture now. ``frontends``: enabled frontend protocols; ``looked``: the newest self-check of each."""
         now = time.monotonic()
         self._sequence += 1
         backends = tuple(self._backend(backend, now) for server in bridge.servers.values() for backend in server.backends)
-        protocols = tuple(self._protocol(name, frontends.get(name), backends, now) for name in PROTOCOL_NAMES)
-        status, reasons = _overall(bridge, protocols, backends, ready)
+        looked = looked or {}
+        protocols = tuple(self._protocol(name, frontends.get(name), looked.get(name), backends, now) for name in PROTOCOL_NAMES)
+        is_heard = not frontends or any(f.listening and not (n in looked and looked[n].fault) for n, f in frontends.items())
+        status, reasons = _overall(bridge, protocols, backends, ready, is_heard)
         self._note_changes(bridge, backends)
         if self._role == "gateway":
             for protocol in protocols:
@@ -244,7 +251,12 @@ class Status:
         )
 
     def _protocol(
-        self, name: str, frontend: Frontend | None, backends: tuple[BackendStatus, ...], now: float
+        self,
+        name: str,
+        frontend: Frontend | None,
+        looked: SelfCheck | None,
+        backends: tuple[BackendStatus, ...],
+        now: float,
     ) -> ProtocolStatus:
         own = [b for b in backends if b.protocol == name]
         enabled = frontend is not None or bool(own)
@@ -257,6 +269,8 @@ class Status:
             counts = tally(own)
             if frontend is not None and not frontend.listening:
                 state, reason = "down", "its listener is not open"
+            elif looked is not None and looked.fault is not None:
+                state, reason = "down", f"its frontend does not answer: {looked.fault}"
             elif own and counts.healthy + counts.degraded == 0:
                 state = "down" if counts.down == counts.total else "starting"
                 reason = next((f"{b.server}: {b.reason}" for b in own if b.reason), "no backend has answered yet")
@@ -279,6 +293,7 @@ class Status:
             error_rate=errors if frontend is not None else None,
             latency_ms=percentiles(durations.sketch),
             breaker=worst_breaker(b.breaker for b in own),
+            last_check=max((at for at in (looked and looked.at, *(b.last_check for b in own)) if at), default=None),
         )
 
     def _look(self, name: str, now: float, calls: int, failures: int) -> tuple[float | None, float | None]:
@@ -298,7 +313,7 @@ class Status:
 
 
 def _overall(
-    bridge: Bridge, protocols: tuple[ProtocolStatus, ...], backends: tuple[BackendStatus, ...], ready: bool
+    bridge: Bridge, protocols: tuple[ProtocolStatus, ...], backends: tuple[BackendStatus, ...], ready: bool, is_heard: bool
 ) -> tuple[State, tuple[str, ...]]:
     """Down when no enabled frontend listens, or backends exist and none is healthy (contract http.gateway.health)."""
     reasons = tuple(f"{p.name}: {p.reason}" for p in protocols if p.reason)
@@ -307,6 +322,8 @@ def _overall(
     if not ready:
         return "starting", reasons
     counts = tally(backends)
+    if not is_heard:
+        return "down", reasons
     if counts.total and counts.healthy + counts.degraded == 0:
         return ("down" if counts.down else "starting"), reasons
     return ("degraded" if reasons or counts.down else "ok"), reasons

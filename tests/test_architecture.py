@@ -25,6 +25,7 @@ ATTIC = (
     "wiring",
     "execute",
     "foresight",
+    "self_checks",
     "status",
     "faces",
     "listeners",

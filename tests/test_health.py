@@ -47,7 +47,7 @@ def metrics(management: int) -> dict[str, float]:
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+def watched(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[int, Path]]:
     """The management port of a gateway with one server that is up and one that is not, and what the first was asked."""
     port, up, management, asked = free_port(), free_port(), free_port(), tmp_path / "asked"
     (tmp_path / "server.py").write_text(SERVER)
@@ -57,6 +57,7 @@ def watched(tmp_path: Path) -> Iterator[tuple[int, Path]]:
         "auth": {"type": "none"},
         "metrics": {"endpoint": f"127.0.0.1:{management}"},
         "routing": {"health_check_interval": "100ms"},
+        "health_monitoring": {"protocol_specific_checks": getattr(request, "param", True)},
         "servers": [
             {"name": "up", "url": f"http://127.0.0.1:{up}/mcp", "protocol": "http"},
             {"name": "away", "url": "ws://127.0.0.1:1/mcp"},
@@ -89,3 +90,19 @@ def test_servers_are_asked_at_their_interval_while_nobody_calls_and_every_verdic
         time.sleep(0.05)
     assert seen[f'{name}{{protocol="websocket",result="healthy"}}'] == 0
     assert set(asked.read_text().split()) == {"server/discover"}
+
+
+@pytest.mark.requirement("config.gateway.health_monitoring.protocol_specific_checks")
+@pytest.mark.parametrize("watched", [False], indirect=True)
+def test_where_connecting_is_enough_nothing_is_asked(watched: tuple[int, Path]) -> None:
+    management, asked = watched
+    name = "mcp_gateway_health_checks_total"
+    ends = time.monotonic() + WAIT
+    while True:
+        seen = metrics(management)
+        if seen[f'{name}{{protocol="http",result="healthy"}}'] >= 3:
+            break
+        assert time.monotonic() < ends, seen
+        time.sleep(0.05)
+    assert seen[f'{name}{{protocol="websocket",result="unhealthy"}}'] >= 1
+    assert asked.read_text() == ""

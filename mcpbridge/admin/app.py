@@ -57,6 +57,7 @@ class App:
 
     ``strict``: actions that a local caller needs a token for, too, where anybody can sign in.
     ``verify`` None: nobody can sign in, so only local callers see everything and act. ``rules``: our names besides loopback.
+    ``also``: further paths of protocols' views.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class App:
         actions: Mapping[str, Action] | None = None,
         strict: Collection[str] = (),
         rules: HostRules | None = None,
+        also: Mapping[str, str] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._snapshot = snapshot
@@ -78,7 +80,7 @@ class App:
         self._verify = verify
         self._needs_token = read_access == "token"
         self._metrics_path = metrics_path
-        self._views = views(api_prefix)
+        self._views = views(api_prefix, also)
         self._stream_path = f"{api_prefix}/status/stream"
         self._actions = {f"{api_prefix}{path}": action for path, action in (actions or {}).items()}
         self._strict = {f"{api_prefix}{path}" for path in strict}

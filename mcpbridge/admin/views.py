@@ -11,7 +11,7 @@ Source: contract http.views, http.common.health-status, http.common.access.read,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -47,8 +47,8 @@ class View(NamedTuple):
     is_open: bool = False
 
 
-def views(api_prefix: str = API_PREFIX) -> dict[str, View]:
-    """The table: path -> View. Status paths move with ``api_prefix``."""
+def views(api_prefix: str = API_PREFIX, also: Mapping[str, str] | None = None) -> dict[str, View]:
+    """The table: path -> View. Status paths move with ``api_prefix``. ``also``: further paths of protocols' views."""
     table = {
         "/health": View(lambda one: router.health(one) if one.role == "router" else _health(one), is_open=True),
         "/health/direct-clients": View(router.direct_clients),
@@ -68,7 +68,8 @@ def views(api_prefix: str = API_PREFIX) -> dict[str, View]:
     }
     for name in PROTOCOL_NAMES:
         table[f"/health/{name}"] = View(_protocol_view(name))
-    table["/health/ws"] = table["/health/websocket"]
+    for path, name in {"/health/ws": "websocket", **(also or {})}.items():
+        table[path] = table[f"/health/{name}"]
     return table
 
 

@@ -15,6 +15,7 @@ from mcpbridge.config.balancing import LoadBalancing
 from mcpbridge.config.breaking import CircuitBreaker
 from mcpbridge.config.detection import GatewayDetection
 from mcpbridge.config.frontends import Protocols
+from mcpbridge.config.health import HealthChecks, HealthMonitoring
 from mcpbridge.config.kinds import (
     BOOL,
     COUNT,
@@ -113,6 +114,7 @@ class Listener(Section, frozen=True, kw_only=True):
     tls: Tls = Tls()
     security: Limits = Limits()
     protocols: Protocols = Protocols()
+    health_checks: HealthChecks = HealthChecks()
 
     def serves(self, protocol: str) -> bool:
         """Whether clients may come in by this protocol."""
@@ -238,25 +240,6 @@ class Routing(Section, frozen=True, kw_only=True):
     ] = ("stdio", "tcp_binary", "websocket", "http", "sse")
 
 
-class HealthMonitoring(Section, frozen=True, kw_only=True):
-    """How servers are looked at, and what makes one down."""
-
-    predictive_enabled: Annotated[
-        bool,
-        Row(BOOL, "score servers that get worse, before they fail", env=("MCP_PREDICTIVE_HEALTH_MONITORING",)),
-    ] = True
-    ml_model: Annotated[
-        Literal["anomaly_detection"],
-        Row(choice("anomaly_detection"), "a statistical detector (robust CUSUM); nothing is learned from data"),
-    ] = "anomaly_detection"
-    health_check_interval: Annotated[
-        float,
-        Row(duration(0.1), "time between two checks of a server that is ok", aliases=("routing.health_check_interval",)),
-    ] = 10.0
-    failure_threshold: Annotated[int, Row(COUNT, "failures in a row until a server that was ok is down")] = 3
-    recovery_threshold: Annotated[int, Row(COUNT, "successes in a row until one that was down is ok")] = 2
-
-
 class Metrics(Section, frozen=True, kw_only=True):
     """The management listener's metrics."""
 
@@ -342,6 +325,9 @@ def check(config: GatewayConfig, place: Mapping[str, Place]) -> list[Problem]:
     for key in config.sessions.seal_keys:
         if why := weakness(key):
             fault("sessions.seal_keys", f"a key {why}", remedy)
+    protocols = config.server.protocols
+    for key, path in config.server.health_checks.misplaced(protocols.websocket.path, protocols.sse.path, config.metrics.path):
+        fault(f"server.health_checks.{key}.endpoint", f"{path} is the path of something else", "choose another below /health/")
     names: set[str] = set()
     for token in config.auth.static_tokens:
         if token.name in names:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -34,17 +34,30 @@ MAX_PAUSE = 30.0
 DEADLINE = 10.0  # seconds one check of a server that was up may take
 AT_ONCE = 32  # checks that run at the same time; those of children that start are not counted
 
+Touch = Callable[["Backend"], Awaitable[None]]
+"""Connects to a backend and says nothing. Raises BridgeError when it cannot be connected to."""
+
 Told = Callable[["Backend", bool], None]
 """Told of every check that came to a verdict: whether the backend was healthy."""
 
 
 class Checks:
-    """How often backends are looked at, and who is told. ``interval``: seconds between two looks at one that is ok."""
+    """How often backends are looked at, and who is told. ``interval``: seconds between two looks at one that is ok.
 
-    def __init__(self, *, interval: float = INTERVAL, deadline: float = DEADLINE, told: Told = lambda *_: None) -> None:
+    ``touch`` given: connecting is all, nothing is asked; a child is connected to by its start."""
+
+    def __init__(
+        self,
+        *,
+        interval: float = INTERVAL,
+        deadline: float = DEADLINE,
+        told: Told = lambda *_: None,
+        touch: Touch | None = None,
+    ) -> None:
         self._interval = interval
         self._deadline = min(interval, deadline)
         self._told = told
+        self._touch = touch
         self._gate = asyncio.Semaphore(AT_ONCE)
 
     async def keep(self, backend: Backend) -> None:
@@ -72,11 +85,18 @@ class Checks:
         return verdict
 
     async def _ask(self, backend: Backend, limit: float) -> bool | None:
+        touch = self._touch if not backend.pool.is_child else None
+        if self._touch is not None and touch is None and backend.state == "ok":
+            return None
         session = backend.pool.any_legacy()
         if session is None and backend.pool.is_child and backend.state == "ok" and not backend.speaks.get("modern"):
             return None
         try:
-            if session is None:
+            if touch is not None:
+                async with asyncio.timeout(limit):
+                    await touch(backend)
+                backend.succeeded()
+            elif session is None:
                 await backend.check(limit)
             else:
                 session.users += 1  # it is not ended to make room meanwhile

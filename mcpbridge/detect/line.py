@@ -150,6 +150,11 @@ class Line:
         with suppress(OSError, RuntimeError):
             self._writer.write(data)
 
+    def end(self) -> None:
+        """Say no more (a TLS connection cannot say so)."""
+        with suppress(OSError, RuntimeError):
+            self._writer.write_eof()
+
     async def read(self) -> bytes:
         """What has come, b"" at the end or after a reset. Raises Flooded."""
         if self._left <= 0:

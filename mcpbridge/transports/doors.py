@@ -33,15 +33,19 @@ class ConnectionLimits:
         self._counts: Counter[str] = Counter()
         self.open = 0
 
-    def claim(self, key: str) -> int:
-        """Count one more connection of an ``address_key``. Returns the HTTP status to refuse it with, or 0."""
+    def refusal(self, key: str) -> int:
+        """The HTTP status with which one more connection of an ``address_key`` would be refused now, or 0."""
         if self.open >= self._total:
             return 503
-        if self._counts[key] >= self._per_address:
-            return 429
-        self._counts[key] += 1
-        self.open += 1
-        return 0
+        return 429 if self._counts.get(key, 0) >= self._per_address else 0
+
+    def claim(self, key: str) -> int:
+        """Count one more connection of an ``address_key``. Returns the HTTP status to refuse it with, or 0."""
+        status = self.refusal(key)
+        if not status:
+            self._counts[key] += 1
+            self.open += 1
+        return status
 
     def release(self, key: str) -> None:
         """One that was claimed is over."""

@@ -206,3 +206,32 @@ def test_without_universal_protocols_there_are_two_towards_clients_and_one_of_di
     assert router(path, off).config.direct_clients.protocols == ("stdio",)
     assert router(path, {**off, "MCP_DIRECT_SSE_ENABLED": "1"}).config.direct_clients.protocols == ("stdio", "sse")
     assert "must be true or false" in faults(path, {"MCP_UNIVERSAL_PROTOCOLS_ENABLED": "2"})[0]
+
+
+@pytest.mark.requirement("config.gateway.server.health_checks.websocket.endpoint")
+@pytest.mark.parametrize(
+    ("key", "path", "is_fine"),
+    [
+        ("http", "/health/http", True),
+        ("http", "/status/http", True),
+        ("http", "/health/sse", False),
+        ("http", "/health/ws", False),
+        ("http", "/health", False),
+        ("sse", "/health/discovery", False),
+        ("sse", "/mcp/health", False),
+        ("sse", "/events/health", False),
+        ("websocket", "/api/v1/status", False),
+        ("websocket", "/health/websocket", True),
+        ("websocket", "/ws", False),
+        ("websocket", "/metrics", False),
+    ],
+)
+def test_the_further_path_of_a_view_leads_nowhere_else(key: str, path: str, is_fine: bool) -> None:
+    found = checked(**{f"server__health_checks__{key}__endpoint": path})
+    cause = f"server.health_checks.{key}.endpoint: {path} is the path of something else (choose another below /health/)"
+    assert found == ([] if is_fine else [cause])
+
+
+def test_two_views_do_not_share_a_further_path() -> None:
+    shared = {f"server__health_checks__{key}__endpoint": "/well" for key in ("http", "sse")}
+    assert [fault.split(":")[0] for fault in checked(**shared)] == ["server.health_checks.sse.endpoint"]

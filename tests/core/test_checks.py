@@ -130,3 +130,26 @@ async def test_every_verdict_is_told() -> None:
             servers.answer = reply
             await checks.look(backend)
     assert told == [("http", True), ("http", False)]
+
+
+async def test_where_connecting_is_enough_network_servers_are_touched_and_children_left_alone_once_up() -> None:
+    touched: list[str] = []
+
+    async def touch(backend: Backend) -> None:
+        touched.append(backend.name)
+        if len(touched) > 1:
+            raise BridgeError("connection_refused", "gone", sent=False)
+
+    servers = Scripted()
+    async with new() as bridge:
+        backend = network(bridge, servers)
+        child = bridge.add("c", [Way("stdio", "c", servers.dial, is_child=True)]).backends[0]
+        checks = Checks(touch=touch)
+        assert [await checks.look(backend), backend.state] == [True, "ok"]
+        assert [await checks.look(backend), backend.state] == [False, "degraded"]
+        assert touched == ["s/0", "s/0"] and servers.talks == []
+        assert [await checks.look(child), child.state] == [True, "ok"], "its start is how it is connected to"
+        asked = [talk.methods for talk in servers.talks]
+        assert await checks.look(child) is None
+        assert [talk.methods for talk in servers.talks] == asked
+        assert touched == ["s/0", "s/0"]
