@@ -148,7 +148,8 @@ class LegacyReply:
 
     def __init__(self, x: Exchange, responder: Responder, accepts_stream: bool) -> None:
         """``x`` has, or will have, the session."""
-        self._x = x
+        self._x: Exchange | None = x  # until the call is over: it holds its reply, and a circle is the collector's work
+        self._ended: HttpSession | None = None  # afterwards: the session it had
         self._responder: Responder | None = responder
         self._accepts_stream = accepts_stream
         self._timer: asyncio.TimerHandle | None = None
@@ -192,6 +193,7 @@ class LegacyReply:
         self._is_answered = True
         if self._timer is not None:
             self._timer.cancel()
+        self._ended, self._x = self._session(), None
 
     async def end(self) -> None:
         """The answer is on the stream: it is complete."""
@@ -233,5 +235,7 @@ class LegacyReply:
         return self.stream
 
     def _session(self) -> HttpSession | None:
+        if self._x is None:
+            return self._ended
         back = self._x.session.back if self._x.session is not None else None
         return back if isinstance(back, HttpSession) else None

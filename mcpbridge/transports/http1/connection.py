@@ -284,6 +284,7 @@ class ServerConnection(asyncio.Protocol):
             await responder.respond(500, *self._server.explain(request.path, 500, "internal error", request.id))
 
     def _finish(self, responder: Responder) -> None:
+        responder.on_gone = None  # whoever it tells knows the responder: the circle would be the collector's work
         self._responder = None
         self._head = None
         self._id = ""

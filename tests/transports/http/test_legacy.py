@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mcpbridge.core.exchange import Exchange
 from mcpbridge.transports.http import legacy
 from mcpbridge.transports.http1.server import HttpRequest, Responder
 from mcpbridge.wire.sse import SseEvent, SseParser
@@ -320,3 +322,23 @@ async def test_one_id_twice_in_a_batch_is_an_error_of_the_second_and_a_cancelled
         status, _, body = answer.result()
         assert status == 200
         assert [(m["id"], "error" in m) for m in body] == [(1, True), (2, False)]
+
+
+@pytest.mark.parametrize("name", ["fast", "fail"])
+async def test_a_call_that_was_answered_leaves_nothing_for_the_garbage_collector(name: str) -> None:
+    async with world(Server()) as client:
+        await initialize(client)
+        await client.post(tool(1, name))
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(2, 12):
+                await client.post(tool(number, name))
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            left = [kind.__name__ for kind in map(type, gc.garbage) if kind in (Exchange, legacy.LegacyReply, Responder)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert left == []
