@@ -13,7 +13,7 @@ import asyncio
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +27,7 @@ from mcpbridge.core.client_session import ClientSession, ClientSessions
 from mcpbridge.core.exchange import QUESTION_WAIT, Exchange, Handler, Policy, SessionOp
 from mcpbridge.core.forward import forward
 from mcpbridge.core.mirror import mirror
+from mcpbridge.core.outliers import INTERVAL
 from mcpbridge.core.pipeline import compose
 from mcpbridge.core.pool import Pool
 from mcpbridge.core.ports import Dial
@@ -38,7 +39,7 @@ from mcpbridge.core.state import RequestStates, continues
 from mcpbridge.core.task_ids import TaskSeals
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
-from mcpbridge.observe.snapshot import Event
+from mcpbridge.observe.snapshot import Event, timestamp
 from mcpbridge.policies.attempt import timeout
 from mcpbridge.seal import Sealer, random_secret
 from mcpbridge.wire.message import Notification, Response
@@ -85,8 +86,9 @@ class Bridge:
         failures: int = 1,
         recoveries: int = 1,
         balancing: Balancing | None = None,
+        ejected: Callable[[Backend], None] | None = None,
     ) -> None:
-        """``failures``, ``recoveries``: how many in a row turn a backend, see ``Backend``."""
+        """``failures``, ``recoveries``: how many in a row turn a backend, see ``Backend``; ``ejected``: told of ejections."""
         self.role = role
         self.instance = uuid.uuid4().hex[:12]
         self.started = time.time()
@@ -110,6 +112,7 @@ class Bridge:
         self.groups: dict[str, Breaker] = {}  # protocol -> the breaker of all its backends
         self._failures = failures
         self._recoveries = recoveries
+        self._ejected = ejected
         self._group: asyncio.TaskGroup
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_ending = False
@@ -121,6 +124,7 @@ class Bridge:
     async def __aenter__(self) -> Bridge:
         self._group = await self._exit.enter_async_context(asyncio.TaskGroup())
         self.spawn(self._sweep())
+        self.spawn(self._compare())
         return self
 
     async def __aexit__(self, *error: Any) -> None:
@@ -197,6 +201,7 @@ class Bridge:
             backend.states = self.states
             backend.task_seals = self._task_seals
             backend.on_turn = self._turned
+            backend.on_ejected = self._told_ejected
             backends.append(backend)
         server = self.servers[name] = Server(name, backends, namespace=namespace, isolation=isolation, balancing=self.balancing)
         self._prefixes[name] = prefix
@@ -227,6 +232,18 @@ class Bridge:
             for session in self.sessions:
                 if backend.server.name in session.missing and session.initialize is not None:
                     self.spawn(self._join(session, backend))
+
+    def _told_ejected(self, backend: Backend) -> None:
+        said = f"{backend.name} gets no new calls for a while: {backend.ejection.reason}"
+        self.events.append(Event(timestamp(time.time()), "warn", "ejection", said, backend.protocol, backend.server.name))
+        if self._ejected is not None:
+            self._ejected(backend)
+
+    async def _compare(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL)
+            for server in self.servers.values():
+                server.compare(time.monotonic())
 
     async def _join(self, session: ClientSession, backend: Backend) -> None:
         """A server that a session missed is back: link it and say so."""

@@ -122,7 +122,8 @@ class Foresight:
                 self._registry.set("mcp_gateway_predictive_health_score", self._score_of(backend), **labels)
             if reading.is_alarming and not was_alarming:
                 self._alarm(backend, reading, now)
-        is_down = backend.state == "down" or (backend.breaker is not None and backend.breaker.state != "closed")
+        is_out = backend.state == "down" or backend.ejection.until > time.monotonic()
+        is_down = is_out or (backend.breaker is not None and backend.breaker.state != "closed")
         if is_down and not meter.was_down:
             self.predictions.failed(backend.name, now)
         meter.was_down = is_down

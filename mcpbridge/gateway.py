@@ -115,6 +115,7 @@ class Gateway:
             failures=config.health_monitoring.failure_threshold,
             recoveries=config.health_monitoring.recovery_threshold,
             balancing=_balancing(config),
+            ejected=self._status.ejected,
         )
         async with bridge:
             self._detection = self._detecting(bridge)

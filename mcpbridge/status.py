@@ -104,6 +104,11 @@ class Status:
         result = "healthy" if healthy else "unhealthy"
         self.registry.inc("mcp_gateway_health_checks_total", protocol=backend.protocol, result=result)
 
+    def ejected(self, backend: Backend) -> None:
+        """A backend gets no new calls for a while (``core.outliers``)."""
+        if self._role == "gateway":
+            self.registry.inc("mcp_gateway_outlier_ejections_total", protocol=backend.protocol)
+
     def attempted(self, backend: Backend, x: Exchange, seconds: float, error: BridgeError | CancelledError | None) -> None:
         """One attempt has ended (``core.server.Observe``)."""
         if isinstance(error, CancelledError):
@@ -228,15 +233,18 @@ class Status:
         window = self._latencies.get(backend.name)
         outcome = backend.outcome
         _rate, errors = self._look(backend.name, now, outcome.calls, outcome.failures)
+        state, reason = backend.state, backend.reason
+        if state in ("ok", "degraded") and (left := backend.ejection.until - now) > 0:
+            state, reason = "degraded", f"ejected: {backend.ejection.reason}; gets calls again in {left:.0f} s"
         return BackendStatus(
             server=backend.server.name,
             endpoint=backend.name,
             protocol=backend.protocol,
-            state=backend.state,
+            state=state,
             namespace=backend.server.namespace,
             address=backend.address,
             source=backend.source,
-            reason=backend.reason,
+            reason=reason,
             era="modern" if backend.speaks.get("modern") else "legacy" if backend.speaks.get("legacy") else None,
             version=backend.version,
             in_flight=backend.active,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from mcpbridge.bridge import Bridge
+from mcpbridge.bridge import Bridge, Way
+from mcpbridge.errors import BridgeError
 from mcpbridge.observe.metrics import Registry
 from mcpbridge.observe.snapshot import ConfigStatus
 from mcpbridge.status import Status
@@ -30,3 +31,20 @@ async def test_a_router_counts_direct_calls_that_their_client_gave_up() -> None:
         Status(registry).attempted(server.backends[0], x, 0.5, asyncio.CancelledError())
     counter = registry.counter("mcp_router_direct_requests_total", protocol=server.backends[0].protocol, result="cancelled")
     assert counter.value == 1.0
+
+
+async def test_an_ejected_backend_is_degraded_with_the_reason_and_counted() -> None:
+    registry = Registry()
+    status = Status(registry)
+    async with Bridge("gateway", MemoryStore(), None, ejected=status.ejected) as bridge:
+        server = bridge.add("s", [Way("http", f"b{n}", Scripted().dial) for n in range(2)])
+        for backend in server.backends:
+            backend.succeeded()
+        for _ in range(5):
+            server.backends[0].failed(BridgeError("backend_error", "boom"))
+        seen = status.snapshot(bridge, {}, store="memory", ready=True, config=ConfigStatus(None, "", None))
+    ejected, other = seen.backends
+    assert (ejected.state, ejected.reason) == ("degraded", "ejected: 5 failures in a row; gets calls again in 30 s")
+    assert (other.state, other.reason) == ("ok", None)
+    assert [event.event for event in seen.events].count("ejection") == 1
+    assert registry.counter("mcp_gateway_outlier_ejections_total", protocol="http").value == 1.0

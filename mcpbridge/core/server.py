@@ -21,6 +21,7 @@ from mcpbridge.core.breaker import UNCOUNTED, Breaker
 from mcpbridge.core.client_session import AnyLink, ClientSession
 from mcpbridge.core.exchange import Era, Exchange
 from mcpbridge.core.mirror import AnnotatedTools
+from mcpbridge.core.outliers import Record, after_failure, compare
 from mcpbridge.core.ports import Dial, Upstream
 from mcpbridge.core.state import continues, unknown
 from mcpbridge.core.task_ids import TaskSeals, is_about_task, unknown_task
@@ -119,6 +120,7 @@ class Backend:
         self.outcome = Outcome()
         self.breaker = breaker  # None: never refused
         self.group = group  # the breaker of all backends of this protocol, if there is one
+        self.ejection = Record()
         self.cause: str | None = None  # its newest failure, for people
         self.weight = weight  # 0: a last resort
         self.latency = PeakLatency()
@@ -139,15 +141,22 @@ class Backend:
         self._observe = observe
         self._probing: asyncio.Future[None] | None = None
         self.on_turn: Callable[[Backend], None] | None = None  # told when ``state`` changes
+        self.on_ejected: Callable[[Backend], None] | None = None
 
     @property
     def active(self) -> int:
         """Calls in flight."""
         return self._active
 
+    @property
+    def totals(self) -> tuple[int, int, int]:
+        """Calls, failures, failures in a row."""
+        return self.outcome.calls, self.outcome.failures, self.outcome.consecutive
+
     def is_eligible(self, now: float) -> bool:
-        """Whether new work may be given to it at ``now`` (monotonic): not down, not going, no breaker in the way."""
-        return self.state != "down" and not self.is_draining and self.refusing(now) is None
+        """Whether new work may be given to it at ``now`` (monotonic): not down, going or ejected, no breaker in the way."""
+        is_here = self.state != "down" and not self.is_draining and self.ejection.until <= now
+        return is_here and self.refusing(now) is None
 
     def refusing(self, now: float) -> Breaker | None:
         """The breaker that lets no call through, if any."""
@@ -207,6 +216,20 @@ class Backend:
         self.cause = str(error)
         if not error.sent or error.reason in ("server_exited", "stdio_no_such_file", "http_not_found", "protocol_mismatch"):
             self.missed(error)
+        if len(self.server.backends) > 1 and after_failure(self, self.server.backends, time.monotonic()):
+            self.ejected()
+
+    def ejected(self) -> None:
+        """It has been ejected: tell, and start slowly afterwards."""
+        record = self.ejection
+        self.fresh_at = record.until
+        seconds = round(record.until - time.monotonic())
+        _log.warn(
+            "backend ejected", protocol=self.protocol, server=self.server.name, backend=self.name, reason=record.reason,
+            seconds=seconds, newest_failure=self.cause,
+        )  # fmt: skip
+        if self.on_ejected is not None:
+            self.on_ejected(self)
 
     def missed(self, error: BridgeError) -> None:
         """It could not be reached, or did not answer a check: degraded, and down after so many in a row. One error counts once,
@@ -232,6 +255,7 @@ class Backend:
         changed = state != self.state
         if self.state == "down":
             self.fresh_at = time.monotonic()
+            self.ejection.end()
         self.state, self.reason = state, reason
         if changed and self.on_turn is not None:
             self.on_turn(self)
@@ -366,6 +390,11 @@ class Server:
             if self.on_hello is not None:
                 self.on_hello(self)
 
+    def compare(self, now: float) -> None:
+        """Eject those that do much worse than the others; to be asked each ``outliers.INTERVAL``. ``now``: monotonic."""
+        for backend in compare(self.backends, now) if len(self.backends) > 1 else ():
+            backend.ejected()
+
     def choose(self, x: Exchange, tried: set[Backend]) -> Backend:
         """The backend for this attempt. Raises BridgeError("no_backend") naming the server and every cause."""
         if x.session is not None and not x.roams:
@@ -396,7 +425,10 @@ class Server:
         balancer = self.balancer
         panic = balancer.is_panicking(self.backends, now)
         staying = [b for b in open_to_calls if not b.is_draining] or open_to_calls
-        fit = staying if panic or not balancer.policy.health_aware else [b for b in staying if b.state != "down"] or staying
+        fit = staying
+        if not panic and balancer.policy.health_aware:
+            fit = [b for b in staying if b.state != "down"] or staying
+            fit = [b for b in fit if b.ejection.until <= now] or fit
         return balancer.choose(fit, now, caller=x.caller.protocol, panic=panic)
 
     def _let(self, x: Exchange, backend: Backend) -> Backend:

@@ -127,6 +127,13 @@ def _rows() -> Iterable[Metric]:
         start=tuple(product(PROTOCOL_NAMES, _HEALTH)),
     )
     yield Metric(
+        "mcp_gateway_outlier_ejections_total",
+        "counter",
+        {"protocol": PROTOCOL_NAMES},
+        "Backends that were kept from new calls for a while because they failed much more than the others of their server.",
+        start=tuple((name,) for name in PROTOCOL_NAMES),
+    )
+    yield Metric(
         "mcp_gateway_tls_cert_not_after_seconds",
         "gauge",
         {},

@@ -35,6 +35,7 @@ def test_nothing_is_invented_before_the_first_request():
         "mcp_gateway_anomaly_detection_alerts_total",
         "mcp_gateway_connections_total",
         "mcp_gateway_health_checks_total",
+        "mcp_gateway_outlier_ejections_total",
         "mcp_gateway_load_balancer_requests_total",
         "mcp_gateway_protocol_conversion_total",
         "mcp_gateway_protocol_detection_cache_hits_total",
