@@ -35,6 +35,7 @@ from mcpbridge.listeners import Listeners
 from mcpbridge.observe.log import configure, log
 from mcpbridge.observe.metrics import Registry
 from mcpbridge.observe.snapshot import PROTOCOL_NAMES, ConfigStatus, Snapshot, timestamp
+from mcpbridge.operation import Operation
 from mcpbridge.policies.access_log import access_log
 from mcpbridge.policies.auth import StaticToken, Verify, authenticate, bearer
 from mcpbridge.policies.authorize import authorize
@@ -147,6 +148,7 @@ class Gateway:
                 actions=self._detection.actions(),
                 strict=self._detection.actions(),
                 also=config.server.health_checks.paths,
+                named=Operation(bridge).named,
             )
             mcp = HttpFrontend(front, bridge.draining, events.open, deadline=config.routing.request_timeout)
             faces = Faces(config, bridge, app, mcp, execute)

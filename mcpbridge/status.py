@@ -240,7 +240,7 @@ class Status:
             server=backend.server.name,
             endpoint=backend.name,
             protocol=backend.protocol,
-            state=state,
+            state="draining" if backend.is_draining else state,
             namespace=backend.server.namespace,
             address=backend.address,
             source=backend.source,

@@ -55,6 +55,7 @@ class Answer(NamedTuple):
 class App:
     """See the module. ``snapshot`` gives the present Snapshot; ``metrics_path`` None switches metrics off.
 
+    ``named`` finds the action of a path below the prefix that holds a name; such actions are all strict.
     ``strict``: actions that a local caller needs a token for, too, where anybody can sign in.
     ``verify`` None: nobody can sign in, so only local callers see everything and act. ``rules``: our names besides loopback.
     ``also``: further paths of protocols' views.
@@ -71,6 +72,7 @@ class App:
         api_prefix: str = API_PREFIX,
         actions: Mapping[str, Action] | None = None,
         strict: Collection[str] = (),
+        named: Callable[[str], Action | None] = lambda _path: None,
         rules: HostRules | None = None,
         also: Mapping[str, str] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -84,6 +86,8 @@ class App:
         self._stream_path = f"{api_prefix}/status/stream"
         self._actions = {f"{api_prefix}{path}": action for path, action in (actions or {}).items()}
         self._strict = {f"{api_prefix}{path}" for path in strict}
+        self._prefix = api_prefix
+        self._named = named
         self._rules = rules
         self._sleep = sleep
         self._streams = 0
@@ -128,8 +132,12 @@ class App:
         The body of a HEAD is that of its GET: who writes the answer leaves it out.
         """
         try:
-            if path in self._actions and (method == "POST" or path not in self._views):
-                return await self._act(method, path, headers, peer, content, id)
+            action = self._actions.get(path)
+            if action is not None and (method == "POST" or path not in self._views):
+                return await self._act(action, path in self._strict, method, headers, peer, content, id)
+            named = self._named(path.removeprefix(self._prefix)) if path.startswith(self._prefix) else None
+            if named is not None:
+                return await self._act(named, True, method, headers, peer, content, id)
             is_metrics = metrics and path == self._metrics_path
             if not is_metrics and path != self._stream_path and path not in self._views:
                 return _error(404, "nothing is served at this path", "GET /health and /api/v1/status are", id)
@@ -223,11 +231,17 @@ class App:
 
     # Acting
 
-    async def _act(self, method: str, path: str, headers: Mapping[str, str], peer: str, content: bytes, id: str) -> Answer:
+    async def _act(
+        self, action: Action, strict: bool, method: str, headers: Mapping[str, str], peer: str, content: bytes, id: str
+    ) -> Answer:
         if method != "POST":
             return _not_allowed("POST", id)
-        is_strict = self._verify is not None and path in self._strict
-        if is_strict or self._has_token(headers) or "origin" in headers or not self._is_local(headers, peer):
+        if (
+            (strict and self._verify is not None)
+            or self._has_token(headers)
+            or "origin" in headers
+            or not self._is_local(headers, peer)
+        ):
             require(self._principal(headers), "mcp:admin")
         kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
         if kind not in _BODY_TYPES:
@@ -238,7 +252,7 @@ class App:
             members = None
         if not isinstance(members, dict):
             return _error(400, "the body is no JSON object", "an empty body will do where nothing has to be said", id)
-        return _ok(200, JSON[1], body(await self._actions[path](members)))
+        return _ok(200, JSON[1], body(await action(members)))
 
 
 async def _send(answer: Answer, responder: Responder) -> None:

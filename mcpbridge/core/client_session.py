@@ -62,6 +62,9 @@ class AnyLink(Protocol):
 
     async def notify(self, notification: Notification) -> None: ...
 
+    async def leave(self) -> None:
+        """Its backend drains: go on at another one of the server, if one takes its client. Raises nothing."""
+
     async def close(self) -> None: ...
 
 

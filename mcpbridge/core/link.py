@@ -34,6 +34,7 @@ from mcpbridge.wire.message import Members, Notification, Request, Response
 _log = log("link")
 _NO_REPLY = NoReply()
 _NEEDS_OWN = frozenset({"logging/setLevel", "resources/subscribe"})
+LOOK = 0.05  # seconds between looks whether a conversation that is left has answered its calls
 REPLAY = 10.0  # seconds a restarted server has to take its client's level and subscriptions
 _NO_LIST = {"code": -32601, "message": "Method not found: tasks/list: several callers share this server's conversation"}
 LIST_CHANGED = ("tools", "prompts", "resources")
@@ -131,6 +132,16 @@ class Link:
                 talk.is_initialized = True
             await talk.upstream.notify(notification)
 
+    async def leave(self) -> None:
+        if not self._must_leave:
+            return
+        try:
+            await self._reach(self._backend.pool.start_timeout)
+        except (BridgeError, Refused) as error:
+            _log.warn("session did not move", server=self.server.name, backend=self._backend.name, reason=str(error))
+        else:
+            self._announce()
+
     async def close(self) -> None:
         self._closed = True
         talk, self._talk = self._talk, None
@@ -208,7 +219,14 @@ class Link:
     @property
     def _is_ready(self) -> bool:
         talk = self._talk
-        return talk is not None and not talk.is_closed and self._is_replayed and (talk.owner is self or not self._wants_own)
+        if talk is None or talk.is_closed or not self._is_replayed or self._must_leave:
+            return False
+        return talk.owner is self or not self._wants_own
+
+    @property
+    def _must_leave(self) -> bool:
+        """Whether its backend drains and there is another one."""
+        return self._backend.is_draining and bool(self._elsewhere())
 
     async def _reach(self, remaining: float) -> None:
         """Have a live conversation of the right kind that knows what the client said so far.
@@ -241,20 +259,23 @@ class Link:
     async def _start(self) -> None:
         assert self._initialize is not None
         talk = self._talk
-        if talk is None or talk.is_closed or (self._wants_own and talk.owner is not self):
+        if talk is None or talk.is_closed or (self._wants_own and talk.owner is not self) or self._must_leave:
             fresh = await self._converse()
             if self._is_over():
                 await self._leave(fresh)
                 raise BridgeError("session_unknown", "the session has ended", sent=False)
             self._talk, self._is_replayed = fresh, False
             if talk is not None:
-                self._backend.spawn(self._leave(talk))  # to end a child takes seconds
+                self._backend.spawn(self._leave_in_peace(talk))  # to end a child takes seconds
         await self._replay(self._talking())
         self._is_replayed = True
 
     async def _converse(self) -> BackendSession:
         """A new conversation with the link's backend; if that is lost, with another one that is the same to the client."""
         try:
+            if self._must_leave:
+                name = self._backend.name
+                raise BridgeError("draining", f"backend {name!r} drains", sent=False, server=self.server.name)
             return await self._converse_with(self._backend)
         except BridgeError as error:
             for backend in self._elsewhere():
@@ -287,8 +308,8 @@ class Link:
         """Where the session may go on; nowhere before it began: until then the call itself is tried elsewhere."""
         if self._hello is None or self.session.is_passing:  # whose next call goes elsewhere by itself
             return []
-        others = [b for b in self.server.backends if b is not self._backend and b.speaks.get("legacy") is not False]
-        return sorted(others, key=lambda b: b.state == "down")
+        others = [b for b in self.server.backends if b is not self._backend and not b.is_draining]
+        return sorted((b for b in others if b.speaks.get("legacy") is not False), key=lambda b: b.state == "down")
 
     def _is_over(self) -> bool:
         return self._closed or self.session.closed
@@ -303,6 +324,12 @@ class Link:
                     await talk.call(request, _NO_REPLY)
         except TimeoutError:
             _log.warn("server did not take its client's level and subscriptions again", server=self.server.name)
+
+    async def _leave_in_peace(self, talk: BackendSession) -> None:
+        """Leave a conversation of its own when the calls that are in flight there are over."""
+        while talk.owner is self and talk.users > 1 and not talk.is_closed and not self._closed:  # noqa: ASYNC110 - rare
+            await asyncio.sleep(LOOK)
+        await self._leave(talk)
 
     async def _leave(self, talk: BackendSession) -> None:
         if self in talk.listeners:

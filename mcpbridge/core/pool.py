@@ -208,6 +208,11 @@ class Pool:
         return next((s for s in self._live if s.key.era == "legacy" and s.is_open and not s.is_closed), None)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a call has a conversation to itself, if only while its client is asked."""
+        return any(session.is_leased for session in self._live)
+
+    @property
     def size(self) -> int:
         return len(self._live) + self._starting
 

@@ -375,6 +375,7 @@ class Server:
         self.name = name
         self.namespace = namespace
         self.backends = backends
+        self.leaving: list[Backend] = []  # those taken away, while they finish what they have
         self.isolation = isolation
         self.tools = AnnotatedTools()
         self.hello: dict[str, bytes] = {}  # era -> its newest InitializeResult or DiscoverResult, JSON
@@ -400,18 +401,20 @@ class Server:
         if x.session is not None and not x.roams:
             link = x.session.links.get(self.name)
             linked = link.backend if link is not None else None
-            if linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol):
+            suits = linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol)
+            if linked is not None and suits and (not linked.is_draining or self.stays):  # a link leaves by itself
                 return self._let(x, linked)
-        if len(self.backends) == 1 and not tried and x.force_protocol is None:
+        if len(self.backends) == 1 and not tried and x.force_protocol is None and not self.backends[0].is_draining:
             return self._let(x, self.backends[0])
         home = self._home(x, tried)
         if home is not None:
             return self._let(x, home)
         forced = x.force_protocol
-        candidates = [b for b in self.backends if b not in tried and (forced is None or self._suits(b, forced))]
+        left = [b for b in self.backends if b not in tried and not b.is_draining]
+        candidates = [b for b in left if forced is None or self._suits(b, forced)]
         if not candidates:
             named = f"server {self.name!r}: "  # said once, though each cause has it too
-            said = (f"{b.name} ({b.protocol}): {(b.reason or b.state).replace(named, '')}" for b in self.backends)
+            said = (f"{b.name} ({b.protocol}): {_cause(b).replace(named, '')}" for b in self.backends)
             causes = "; ".join(said) or "it has none"
             data: dict[str, Any] = {"server": self.name, "protocols": {b.protocol: b.state for b in self.backends}}
             if x.force_protocol is not None:
@@ -424,12 +427,16 @@ class Server:
             return self._let(x, candidates[0])
         balancer = self.balancer
         panic = balancer.is_panicking(self.backends, now)
-        staying = [b for b in open_to_calls if not b.is_draining] or open_to_calls
-        fit = staying
+        fit = open_to_calls
         if not panic and balancer.policy.health_aware:
-            fit = [b for b in staying if b.state != "down"] or staying
+            fit = [b for b in fit if b.state != "down"] or fit
             fit = [b for b in fit if b.ejection.until <= now] or fit
         return balancer.choose(fit, now, caller=x.caller.protocol, panic=panic)
+
+    @property
+    def stays(self) -> bool:
+        """Whether any of its backends takes new work; what is in flight on the others goes on."""
+        return any(not backend.is_draining for backend in self.backends)
 
     def _let(self, x: Exchange, backend: Backend) -> Backend:
         """``backend``, unless a breaker keeps this request from it. Raises BridgeError("breaker_open") with the cause."""
@@ -453,7 +460,7 @@ class Server:
         name = state.backend if state is not None else None
         if name is None and x.caller.era == "modern":
             name = self.backends[0].task_seals.home(x, self.name)
-        backend = next((b for b in self.backends if b.name == name and b not in tried), None)
+        backend = next((b for b in (*self.backends, *self.leaving) if b.name == name and b not in tried), None)
         if backend is None and state is not None:
             raise unknown()
         if backend is None and is_about_task(x):
@@ -476,5 +483,9 @@ class Server:
             linked = x.session.links[self.name].backend
             return linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol)
         now = time.monotonic()
-        left = (b for b in self.backends if b not in tried and x.force_protocol in (None, b.protocol))
+        left = (b for b in self.backends if b not in tried and not b.is_draining and x.force_protocol in (None, b.protocol))
         return any(b.refusing(now) is None for b in left)
+
+
+def _cause(backend: Backend) -> str:
+    return "it drains" if backend.is_draining else backend.reason or backend.state

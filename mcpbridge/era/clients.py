@@ -126,7 +126,7 @@ class ModernLink:
         for backend in self.server.backends if not self.session.is_passing else ():
             if self._backend is not lost:
                 return
-            if backend is lost:
+            if backend is lost or backend.is_draining:
                 continue
             with suppress(BridgeError):
                 if await backend.era_for("modern", backend.pool.start_timeout) == "modern":
@@ -137,6 +137,16 @@ class ModernLink:
         if notification.method not in METHODS:  # `initialized` and roots changes have no form in the other era; vendors' have
             talk = await self._backend.pool.modern(self._backend.pool.start_timeout)
             await talk.upstream.notify(without_reserved(notification))
+
+    async def leave(self) -> None:
+        async with self._subscribing:
+            left = self._backend
+            await self._move(left)
+            if self._backend is not left and self._listen is not None and not self._closed:
+                old, self._listen = self._listen, _Listen(self, tuple(self._uris))
+                self._backend.spawn(self._listen.run())
+                old.stop()
+                self._listen.changed()
 
     async def close(self) -> None:
         self._closed = True
@@ -263,7 +273,7 @@ class _Listen:
             if not self.acknowledged.done():
                 self.acknowledged.set_result(_honoured(notification))
             else:
-                self._changed()
+                self.changed()
             return
         if not self._stopped:
             meta = {key: raw for key, raw in notification.meta.items() if key != SUBSCRIPTION_ID}
@@ -272,7 +282,7 @@ class _Listen:
     async def ask(self, request: Request, asker: Reply | None = None) -> Response:
         raise LookupError("a listen stream is not asked")
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
         """After a gap anything may have changed: the client re-reads what it cares about."""
         link = self._link
         for flag in link._flags():
