@@ -202,6 +202,7 @@ class Bridge:
             backend.task_seals = self._task_seals
             backend.on_turn = self._turned
             backend.on_ejected = self._told_ejected
+            backend.on_breaker = self._tell_breaker
             backends.append(backend)
         server = self.servers[name] = Server(name, backends, namespace=namespace, isolation=isolation, balancing=self.balancing)
         self._prefixes[name] = prefix
@@ -226,6 +227,11 @@ class Bridge:
         for server in self.servers.values():
             for backend in server.backends:
                 self.spawn(checks.keep(backend))
+
+    def _tell_breaker(self, backend: Backend, breaker: Breaker, said: str) -> None:
+        level = "info" if breaker.state == "closed" else "warn"
+        server = backend.server.name if breaker is backend.breaker else None
+        self.events.append(Event(timestamp(time.time()), level, "breaker_state", said, backend.protocol, server))
 
     def _turned(self, backend: Backend) -> None:
         if backend.state == "ok":

@@ -67,3 +67,11 @@ def test_a_dead_server_is_given_up_after_the_configured_failures_and_tried_again
             assert time.monotonic() - opened < 10
         assert code == 1004
         assert time.monotonic() - opened > 2.9
+        told = {}
+        while "half open" not in str(told):  # a status is up to a second old
+            assert time.monotonic() - opened < 10, told
+            told = ask(f"{base}/api/v1/status")[2]["events"]
+        turns = [(e["level"], e["server"], e["message"].split(": ")[:2]) for e in told if e["event"] == "breaker_state"]
+        for whose, server in (("a/0", "a"), ("http", None)):
+            for state in ("open", "half open"):
+                assert ("warn", server, [whose, f"breaker {state}"]) in turns, turns

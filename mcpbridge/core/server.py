@@ -142,6 +142,7 @@ class Backend:
         self._probing: asyncio.Future[None] | None = None
         self.on_turn: Callable[[Backend], None] | None = None  # told when ``state`` changes
         self.on_ejected: Callable[[Backend], None] | None = None
+        self.on_breaker: Callable[[Backend, Breaker, str], None] | None = None  # told when a breaker's does, in words too
 
     @property
     def active(self) -> int:
@@ -260,6 +261,15 @@ class Backend:
         if changed and self.on_turn is not None:
             self.on_turn(self)
 
+    def tell_breaker(self, breaker: Breaker, reason: str) -> None:
+        """One of its breakers has another state."""
+        write = _log.info if breaker.state == "closed" else _log.warn
+        whose = self.name if breaker is self.breaker else self.protocol
+        said = f"breaker {breaker.state.replace('_', ' ')}"
+        write(said, protocol=self.protocol, server=self.server.name, breaker=whose, reason=reason)
+        if self.on_breaker is not None:
+            self.on_breaker(self, breaker, f"{whose}: {said}" + (f": {reason}" if reason else ""))
+
     async def era_for(self, wanted: Era, remaining: float) -> Era:
         """The era to speak with this backend for a client of era ``wanted``: the client's own whenever the server has it.
 
@@ -321,9 +331,15 @@ class Attempt:
         backend.begin()
         if backend.breaker is not None and isinstance(self._x.message, Request):  # what nobody answers tells nothing
             now = time.monotonic()
+            before = backend.breaker.state
             self._own = backend.breaker.begin(now)
+            if backend.breaker.state != before:
+                backend.tell_breaker(backend.breaker, "this call decides")
             if backend.group is not None:
+                before = backend.group.state
                 self._group = backend.group.begin(now)
+                if backend.group.state != before:
+                    backend.tell_breaker(backend.group, "this call decides")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         seconds = time.perf_counter() - self._started
@@ -347,16 +363,7 @@ class Attempt:
             before = breaker.state
             breaker.ended(ticket, ok, time.monotonic() if failed else 0.0)
             if breaker.state != before:
-                write = _log.info if breaker.state == "closed" else _log.warn
-                whose = backend.name if breaker is backend.breaker else backend.protocol
-                said = breaker.state.replace("_", " ")
-                write(
-                    f"breaker {said}",
-                    protocol=backend.protocol,
-                    server=backend.server.name,
-                    breaker=whose,
-                    reason=str(error or ""),
-                )
+                backend.tell_breaker(breaker, str(error or ""))
 
 
 class Server:
