@@ -16,9 +16,10 @@ from mcpbridge.config.rows import Row, Section
 
 LogLevel = Literal["trace", "debug", "info", "warn", "error"]
 NAME_PATTERN = r"[A-Za-z0-9_-]{1,64}"
+NAMESPACE_PATTERN = r"(?!.*\.\.)[A-Za-z0-9._-]{1,255}"
 
 NAME = matching(NAME_PATTERN, "1 to 64 letters, digits, _ or -")
-_NAMESPACE = matching(r"(?!.*\.\.)[A-Za-z0-9._-]{1,255}", "1 to 255 letters, digits, . _ or -, without ..")
+_NAMESPACE = matching(NAMESPACE_PATTERN, "1 to 255 letters, digits, . _ or -, without ..")
 _VARIABLE = matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")
 
 

@@ -3,7 +3,7 @@
     GET /v1/catalog/services       which services have the tag        one blocking query
     GET /v1/health/service/NAME    its passing instances              one blocking query each
 
-    meta of an instance:  mcp-protocol, mcp-namespace, mcp-path; without the first the protocol is detected
+    meta of an instance:  mcp-protocol, mcp-namespace, mcp-path, mcp-weight; without the first the protocol is detected
 
 An index that goes back starts again from nothing (a restored or another server).
 
@@ -23,14 +23,14 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from mcpbridge.config.sections import NAME_PATTERN, EndpointSpec, ServerSpec
+from mcpbridge.config.sections import NAME_PATTERN, NAMESPACE_PATTERN, EndpointSpec, ServerSpec
 from mcpbridge.discovery import Source
 from mcpbridge.discovery.stranger import endpoint
 from mcpbridge.outbound import OutboundError, get
 
 MAX_SERVICES: Final = 500
 MAX_PAUSE: Final = 30.0  # seconds between two tries
-_NAMESPACE: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9._-]{1,255}")
+_CATALOG: Final = "/v1/catalog/services"  # no service can be called so
 Instances = dict[str, list[Any]]  # by service
 
 
@@ -61,34 +61,49 @@ class Consul:
     async def watch(self, source: Source) -> None:
         found: Instances = {}
         watches: dict[str, asyncio.Task[None]] = {}
+        unread: set[str] = set()  # what cannot be read now
 
         def changed() -> None:
-            if all(name in found for name in watches):  # half a picture is none
+            if not unread and all(name in found for name in watches):  # half a picture is none
                 source.found(*servers_of(found, self._detect))
 
+        def failed(what: str, reason: str) -> None:
+            unread.add(what)
+            source.failed(reason)
+
         def take(names: Any) -> None:
+            if not isinstance(names, dict):
+                raise ValueError("the agent's answer is no catalog of services")
+            unread.discard(_CATALOG)
             wanted = sorted(name for name, tags in names.items() if self._tag in tags)
             if len(wanted) > MAX_SERVICES:
                 raise ValueError(f"more than {MAX_SERVICES} services have the tag {self._tag}")
             for name in watches.keys() - set(wanted):
                 watches.pop(name).cancel()
                 found.pop(name, None)
+                unread.discard(name)
             for name in wanted:
                 if name not in watches:
                     path = f"/v1/health/service/{quote(name, safe='')}"
                     query = {"passing": "true", "tag": self._tag}
-                    watches[name] = group.create_task(self._follow(path, query, partial(keep, name), source))
+                    work = self._follow(path, query, partial(keep, name), partial(failed, name))
+                    watches[name] = group.create_task(work)
             changed()
 
         def keep(name: str, instances: Any) -> None:
+            if not isinstance(instances, list):
+                raise ValueError(f"the agent's answer is no list of instances of {name}")
             found[name] = instances
+            unread.discard(name)
             changed()
 
         async with asyncio.TaskGroup() as group:
-            await self._follow("/v1/catalog/services", {}, take, source)
+            await self._follow(_CATALOG, {}, take, partial(failed, _CATALOG))
 
-    async def _follow(self, path: str, query: Mapping[str, str], take: Callable[[Any], None], source: Source) -> None:
-        """Blocking queries of one path, for ever: ``take`` gets each answer."""
+    async def _follow(
+        self, path: str, query: Mapping[str, str], take: Callable[[Any], None], failed: Callable[[str], None]
+    ) -> None:
+        """Blocking queries of one path, for ever: ``take`` gets each answer, ``failed`` the cause of none."""
         index, pause = 0, 0.5
         while True:
             try:
@@ -96,8 +111,8 @@ class Consul:
                 take(answer)  # also when nothing changed: that it is still so is news too
                 wait = 0.0 if newer > index else random.uniform(0.5, 1.0)  # never spin, whatever it answers
                 index, pause = newer if newer >= index else 0, 0.5
-            except (OutboundError, ValueError, KeyError, TypeError, AttributeError) as error:
-                source.failed(str(error)[:200])
+            except (OutboundError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                failed(str(error)[:200])
                 index, wait = 0, random.uniform(pause / 2, pause)
                 pause = min(pause * 2, MAX_PAUSE)
             await asyncio.sleep(wait)
@@ -132,11 +147,11 @@ def servers_of(found: Instances, detect: bool) -> tuple[list[ServerSpec], list[s
                 place = f"{name}/{service['ID']}"
                 meta = service.get("Meta") or {}
                 namespace = str(meta.get("mcp-namespace") or "default")
-                if re.fullmatch(NAME_PATTERN, name) is None or _NAMESPACE.fullmatch(namespace) is None:
+                if re.fullmatch(NAME_PATTERN, name) is None or re.fullmatch(NAMESPACE_PATTERN, namespace) is None:
                     raise ValueError("its name or namespace cannot be one of a server")
                 host = service.get("Address") or instance["Node"]["Address"]
-                protocol, path = str(meta.get("mcp-protocol", "")), str(meta.get("mcp-path", ""))
-                spec = endpoint(host, service["Port"], protocol, path, detect=detect)
+                protocol, path, weight = (str(meta.get(f"mcp-{key}", "")) for key in ("protocol", "path", "weight"))
+                spec = endpoint(host, service["Port"], protocol, path, weight, detect=detect)
                 by_namespace.setdefault(namespace, {})[spec.url] = spec
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 skipped.append(f"{place}: {error}"[:300])

@@ -2,8 +2,8 @@
 
     /tmp/mcp-servers/weather.sock   ->  weather, unix:///tmp/mcp-servers/weather.sock
 
-A directory in a place that everybody may write to is no promise: what leads out of it, and what belongs to somebody else than
-us or root, is left out.
+A directory in a place that everybody may write to is no promise: what leads out of it, what belongs to somebody else than us or
+root, and what somebody else could put in another's place before it is reached, is left out.
 
 Source: contract ``backends.stdio.socket_discovery``, ``backends.stdio.socket_paths``.
 """
@@ -61,27 +61,43 @@ def find_sockets(paths: Sequence[str]) -> tuple[list[ServerSpec], list[str]]:
 
 
 def _sockets(real: str, root: str, skipped: list[str]) -> Iterator[str]:
-    """Real paths of the sockets below a directory, itself by its real path."""
+    """Paths of the sockets below a directory, itself by its real path. A link is none: what it leads to is found itself."""
     looked = 0
     for folder, folders, files in os.walk(real):
+        if why := _weakness(folder):
+            skipped.append(f"{folder}: {why}")
+            folders.clear()
+            continue
+        looked += len(folders) + len(files)
+        if looked > MAX_ENTRIES:
+            skipped.append(f"{root}: more than {MAX_ENTRIES} files; the rest is not looked at")
+            return
         if folder[len(real) :].count(os.sep) >= MAX_DEPTH:
             folders.clear()
-        for name in sorted(files):
-            looked += 1
-            if looked > MAX_ENTRIES:
-                skipped.append(f"{root}: more than {MAX_ENTRIES} files; the rest is not looked at")
-                return
-            given = os.path.join(folder, name)
-            path = os.path.realpath(given)
+        for path in sorted(os.path.join(folder, name) for name in files):
+            target = os.path.realpath(path)
             try:
-                status = os.lstat(path)
+                status = os.lstat(target)
             except OSError:
                 continue  # a link to nowhere, or gone by now
             if not stat.S_ISSOCK(status.st_mode):
                 continue
-            if not path.startswith(real.rstrip(os.sep) + os.sep):
-                skipped.append(f"{given}: it leads out of its directory")
+            if not target.startswith(real.rstrip(os.sep) + os.sep):
+                skipped.append(f"{path}: it leads out of its directory")
             elif status.st_uid not in (os.geteuid(), 0):
                 skipped.append(f"{path}: it belongs to another user")
-            else:
+            elif target == path:
                 yield path
+
+
+def _weakness(folder: str) -> str:
+    """Why others could change what a path in this directory means, or ""."""
+    try:
+        status = os.lstat(folder)
+    except OSError as error:
+        return f"it cannot be looked at: {error.strerror}"
+    if status.st_uid not in (os.geteuid(), 0):
+        return "the directory belongs to another user"
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        return "everybody may change the directory"
+    return ""

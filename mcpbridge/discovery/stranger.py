@@ -1,7 +1,7 @@
 """What a registry of other people may make us connect to: an address in the network, never a command, a file or our secrets.
 
-Of what a stranger says only four words are used: protocol, host, port and path. Whatever else an endpoint can have (command,
-args, env, headers, token_env, tls) has no way in, so nothing of ours is run or sent along because of an annotation.
+Of what a stranger says only five words are used: protocol, host, port, path and weight. Whatever else an endpoint can have
+(command, args, env, headers, token_env, tls) has no way in, so nothing of ours is run or sent along because of an annotation.
 
 Source: issue "Traffic that survives production" item 6; reliability section 2, rows 8 and 11.
 """
@@ -15,10 +15,12 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from mcpbridge.config.kinds import number
 from mcpbridge.config.protocols import ADDRESS, PROTOCOLS
 from mcpbridge.config.sections import EndpointSpec
 
 _SCHEMES: Final = {"auto": "http", "http": "http", "websocket": "ws", "sse": "sse", "tcp_binary": "tcp"}
+_WEIGHT: Final = number(0, 100)
 _PATH: Final = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]{0,1023}")
 _NAME: Final = re.compile(r"(?=.{1,253}\.?$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
 _METADATA: Final = ("metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal")
@@ -27,8 +29,10 @@ _METADATA_HOSTS: Final = frozenset(
 )
 
 
-def endpoint(host: str, port: object, protocol: str = "", path: str = "", *, detect: bool = True) -> EndpointSpec:
-    """The endpoint of a discovered place. ``protocol`` "": detected, or http without ``detect``.
+def endpoint(
+    host: str, port: object, protocol: str = "", path: str = "", weight: str = "", *, detect: bool = True
+) -> EndpointSpec:
+    """The endpoint of a discovered place. ``protocol`` "": detected, or http without ``detect``; ``weight`` "": 1.
 
     Raises ValueError with the cause, for people.
     """
@@ -45,7 +49,10 @@ def endpoint(host: str, port: object, protocol: str = "", path: str = "", *, det
     where = path or PROTOCOLS["http" if spoken == "auto" else spoken].path
     url = f"{_SCHEMES[spoken]}://{_host(host)}:{port}{where}"
     spec = EndpointSpec(url=str(ADDRESS.parse(url)))
-    return replace(spec, protocol=spoken)
+    try:
+        return replace(spec, protocol=spoken, weight=_WEIGHT.parse(weight) if weight else 1.0)
+    except ValueError:
+        raise ValueError(f"weight {weight[:40]!r} is no number from 0 to 100") from None
 
 
 def _host(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,9 +45,10 @@ async def test_tagged_and_passing_instances_come_and_go() -> None:
         await agent.register("database", "d1", 5432, tags=())
         async with watching(agent, datacenter="dc7") as source:
             await until(lambda: urls(source) == ["http://10.0.0.1:8081/mcp"])
-            meta = {"mcp-protocol": "tcp_binary", "mcp-namespace": "team"}
+            meta = {"mcp-protocol": "tcp_binary", "mcp-namespace": "team", "mcp-weight": "3"}
             await agent.register("second", "s1", 9001, Meta=meta, Address="")
             await until(lambda: "tcp://10.9.9.9:9001" in urls(source))
+            assert {endpoint.weight for server in source.servers for endpoint in server.endpoints} == {1.0, 3.0}
             assert {server.namespace for server in source.servers} == {"default", "team"}
             await agent.register("weather", "w2", 8082)
             await until(lambda: "http://10.0.0.1:8082/mcp" in urls(source))
@@ -89,6 +91,39 @@ async def test_an_agent_that_fails_keeps_what_was_found() -> None:
             agent.answer_with = 0
             await agent.register("weather", "w1", 8083)
             await until(lambda: urls(source) == ["http://10.0.0.1:8083/mcp"])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"<html>",
+        b"[" * 100_000,
+        b"[]",
+        b"null",
+        b"7",
+        b'{"a":7}',
+        b'{"a":null}',
+        b"{" + b",".join(b'"s%d":["mcp"]' % number for number in range(501)) + b"}",
+        b"x" * 5_000_000,
+    ],
+    ids=lambda raw: repr(raw[:20]),
+)
+async def test_whatever_the_agent_says_is_no_end_of_the_watch(raw: bytes) -> None:
+    async with ConsulAgent() as agent:
+        await agent.register("weather", "w1", 8081)
+        agent.raw = raw
+        async with watching(agent) as source:
+            await until(lambda: source.told().state == "down")
+            assert len(source.told().last_error or "") <= 200
+            agent.raw = None
+            await until(lambda: urls(source) == ["http://10.0.0.1:8081/mcp"])
+
+
+@pytest.mark.parametrize("raw", [b"[7]", b"[null]", b'[{"Service":[]}]', b'[{"Service":{"ID":{}}}]'])
+def test_whatever_instances_are_they_are_left_out_by_name(raw: bytes) -> None:
+    servers, skipped = servers_of({"weather": json.loads(raw)}, True)
+    assert servers == [] and all(cause.startswith("weather") for cause in skipped)
 
 
 async def test_an_agent_behind_tls_is_asked_with_its_authority_only(tmp_path: Path) -> None:

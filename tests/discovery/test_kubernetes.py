@@ -142,6 +142,80 @@ async def test_a_refusal_keeps_what_was_found_and_ends(tmp_path: Path, status: i
             await found.until(lambda: found.source.told().state == "ok")
 
 
+async def test_a_refusal_is_obeyed_when_it_says_how_long_to_wait(tmp_path: Path) -> None:
+    async with KubernetesApi() as api:
+        api.put("services", service())
+        api.answer_with, api.retry_after = 429, "60"
+        async with watching(api, tmp_path) as found:
+            await found.until(lambda: len(api.asked) == 2)
+            api.answer_with = 0
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1.5):  # without the word it would be half a second
+                    await found.until(lambda: len(api.asked) > 2)
+            assert "answered 429" in (found.source.told().last_error or "")
+
+
+async def test_a_token_that_ended_is_read_anew(tmp_path: Path) -> None:
+    async with KubernetesApi() as api:
+        api.put("services", service())
+        api.put("endpointslices", piece("10.0.0.7"))
+        async with watching(api, tmp_path) as found:
+            await found.shows("http://10.0.0.7:8081/mcp")
+            api.token = "next"
+            api.cut()
+            await found.until(lambda: "401" in (found.source.told().last_error or ""))
+            api.kubeconfig(tmp_path)
+            api.put("endpointslices", piece("10.0.0.6"))
+            await found.shows("http://10.0.0.6:8081/mcp")
+
+
+async def test_pages_of_a_list_are_put_together(tmp_path: Path) -> None:
+    async with KubernetesApi() as api:
+        api.page = 2
+        for number in range(5):
+            api.put("services", service(f"s{number}"))
+            api.put("endpointslices", piece(f"10.0.0.{number}", name=f"s{number}"))
+        async with watching(api, tmp_path) as found:
+            await found.shows(*(f"http://10.0.0.{number}:8081/mcp" for number in range(5)))
+
+
+@pytest.mark.parametrize("asked", ["list", "watch"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"<html>",
+        b"[" * 100_000,
+        b"{}",
+        b"[]",
+        b"7",
+        b"null",
+        b"\xff\xfe",
+        b"x" * 300_000,
+        b'{"type":"ADDED"}',
+        b'{"type":"ERROR","object":{"code":"x"}}',
+        b'{"type":"ADDED","object":{"metadata":{"namespace":7}}}',
+        b'{"items":{"a":1},"metadata":[]}',
+        b'{"items":[{"metadata":{"namespace":null}}],"metadata":{}}',
+        b'{"metadata":{"continue":"x"}}',
+    ],
+    ids=lambda raw: repr(raw[:40]),
+)
+async def test_whatever_the_api_says_is_no_end_of_the_watch(tmp_path: Path, monkeypatch: Any, asked: str, raw: bytes) -> None:
+    monkeypatch.setattr("mcpbridge.discovery.kubernetes.MAX_PAGE", 200_000)
+    monkeypatch.setattr("mcpbridge.discovery.kubernetes.MAX_EVENT", 200_000)
+    monkeypatch.setattr("mcpbridge.discovery.kubernetes.MAX_OBJECTS", 5)
+    async with KubernetesApi() as api:
+        api.put("services", service())
+        api.put("endpointslices", piece("10.0.0.7"))
+        api.raw = {asked: raw + b"\n"}
+        async with watching(api, tmp_path) as found:
+            await found.until(lambda: found.source.told().state in ("down", "degraded"))
+            assert len(found.source.told().last_error or "") < 300
+            api.raw = {}
+            await found.shows("http://10.0.0.7:8081/mcp")
+            await found.until(lambda: found.source.told().state == "ok")
+
+
 async def test_an_unreachable_cluster_is_down_and_said(tmp_path: Path) -> None:
     async with KubernetesApi() as api:
         pass
@@ -177,6 +251,9 @@ async def test_without_cluster_and_kubeconfig_the_provider_is_down(tmp_path: Pat
         ({}, "10.0.0.7", 0, "port"),
         ({}, "10.0.0.7", "8081; id", "port"),
         ({}, "10.0.0.7", True, "port"),
+        ({"weight": "-1"}, "10.0.0.7", 1, "weight '-1'"),
+        ({"weight": "nan"}, "10.0.0.7", 1, "weight 'nan'"),
+        ({"weight": "1e3"}, "10.0.0.7", 1, "weight '1e3'"),
     ],
 )
 def test_a_bad_object_is_left_out_by_name_and_the_rest_goes_on(notes: Any, address: str, port: Any, cause: str) -> None:
@@ -196,6 +273,15 @@ def test_nothing_but_an_address_comes_from_a_cluster() -> None:
     assert (endpoint.url, endpoint.protocol) == ("http://10.0.0.1:8081/mcp", "http")
     assert not (endpoint.command or endpoint.args or endpoint.env or endpoint.headers or endpoint.token_env or endpoint.tls)
     assert skipped == []
+
+
+def test_annotations_say_protocol_path_and_weight() -> None:
+    notes = {"protocol": "sse", "path": "/events", "weight": "2.5"}
+    (server,), _ = servers_of(keyed(service(**notes)), keyed(piece("10.0.0.1", "::1")), True)
+    assert [(one.url, one.protocol, one.weight) for one in server.endpoints] == [
+        ("sse://10.0.0.1:8081/events", "sse", 2.5),
+        ("sse://[::1]:8081/events", "sse", 2.5),
+    ]
 
 
 def test_what_is_not_ready_is_no_endpoint() -> None:

@@ -49,6 +49,32 @@ def test_what_leads_out_of_the_directory_is_left_out(tmp_path, listen) -> None:
         assert [spec.endpoints[0].url for spec in find_sockets([str(tmp_path / root)])[0]] == [f"unix://{inside}"]
 
 
+def test_a_link_to_a_socket_inside_is_not_a_second_server(tmp_path, listen) -> None:
+    listen(tmp_path / "a" / "one.sock")
+    (tmp_path / "two.sock").symlink_to(tmp_path / "a" / "one.sock")
+    found, skipped = find_sockets([str(tmp_path)])
+    assert ([spec.name for spec in found], skipped) == (["one"], [])
+
+
+def test_a_directory_that_others_can_change_promises_nothing(tmp_path, listen) -> None:
+    (tmp_path / "in").mkdir()
+    listen(tmp_path / "in" / "open" / "x.sock")
+    listen(tmp_path / "in" / "kept.sock")
+    (tmp_path / "in" / "open").chmod(0o777)
+    found, skipped = find_sockets([str(tmp_path / "in")])
+    assert ([spec.name for spec in found], skipped) == (["kept"], [f"{tmp_path}/in/open: everybody may change the directory"])
+    (tmp_path / "in" / "open").chmod(0o1777)  # as /tmp: nobody but the owner of a file can replace it
+    assert [spec.name for spec in find_sockets([str(tmp_path / "in")])[0]] == ["kept", "x"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+def test_a_directory_of_another_user_promises_nothing(tmp_path, listen) -> None:
+    listen(tmp_path / "theirs" / "x.sock")
+    os.chown(tmp_path / "theirs", 65534, 65534)
+    cause = f"{tmp_path}/theirs: the directory belongs to another user"
+    assert find_sockets([str(tmp_path / "theirs")]) == ([], [cause])
+
+
 def test_the_first_of_two_sockets_with_one_name_has_it(tmp_path, listen) -> None:
     listen(tmp_path / "b.sock")
     second = listen(tmp_path / "x" / "b.sock")

@@ -14,11 +14,12 @@ from aiohttp import web
 
 
 class ConsulAgent:
-    """``token``: what every query must carry; ``answer_with``: a status instead of every answer."""
+    """``token``: what every query must carry; ``answer_with``: a status instead of every answer; ``raw``: bytes instead."""
 
     def __init__(self, token: str = "", tls: ssl.SSLContext | None = None) -> None:
         self.index = 10
         self.answer_with = 0
+        self.raw: bytes | None = None
         self.asked: list[dict[str, str]] = []
         self._token = token
         self._tls = tls
@@ -89,4 +90,7 @@ class ConsulAgent:
                     pass
         if self.answer_with:
             return web.Response(status=self.answer_with)
-        return web.json_response(read(), headers={"X-Consul-Index": str(self.index)})
+        headers = {"X-Consul-Index": str(self.index)}
+        if self.raw is not None:
+            return web.Response(body=self.raw, headers=headers, content_type="application/json")
+        return web.json_response(read(), headers=headers)

@@ -28,7 +28,8 @@ def _resource(name: str) -> dict[str, Any]:
 
 
 class KubernetesApi:
-    """See the module. ``answer_with``: status of every list and watch instead of an answer; ``slow``: seconds before a list."""
+    """See the module. ``answer_with``: status of every list and watch instead of an answer; ``slow``: seconds before a list;
+    ``raw``: the bytes that follow a 200 instead, by what is asked (list, watch); ``page``: most objects of one page."""
 
     def __init__(self) -> None:
         self.version = 100
@@ -36,6 +37,9 @@ class KubernetesApi:
         self.answer_with = 0
         self.retry_after = ""
         self.slow = 0.0
+        self.raw: dict[str, bytes] = {}
+        self.page = 500
+        self.token = ""  # the only one that is taken; "": any, and none (kubectl sends none over plain HTTP)
         self.asked: list[tuple[str, str]] = []  # (list or watch, kind)
         self._objects: dict[str, dict[tuple[str, str], dict[str, Any]]] = {name: {} for name in KINDS}
         self._log: list[tuple[int, str, str, dict[str, Any]]] = []
@@ -68,7 +72,7 @@ class KubernetesApi:
         """A file that leads here."""
         entry = {"name": "d", "cluster": {"server": self.url}}
         context = {"name": "d", "context": {"cluster": "d", "user": "d"}}
-        user = {"name": "d", "user": {"token": "t"}}
+        user = {"name": "d", "user": {"token": self.token or "t"}}
         parts = {"clusters": [entry], "contexts": [context], "users": [user], "current-context": "d"}
         path = folder / "kubeconfig"
         path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **parts}))
@@ -125,16 +129,25 @@ class KubernetesApi:
             "true",
         )  # the library says True, which the real one takes too
         self.asked.append(("watch" if is_watch else "list", kind))
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return _status(401, "Unauthorized", {})
         if self.answer_with:
             headers = {"Retry-After": self.retry_after} if self.retry_after else {}
             return _status(self.answer_with, "Refused", headers)
+        if (raw := self.raw.get(self.asked[-1][0])) is not None:
+            return web.Response(body=raw, content_type="application/json")
         if is_watch:
             return await self._watch(request, kind)
         await asyncio.sleep(self.slow)
         api_version, name = KINDS[kind]
         items = [item for item in self._objects[kind].values() if _matches(request, item)]
-        body = {"kind": f"{name}List", "apiVersion": api_version, "metadata": {"resourceVersion": str(self.version)}}
-        return web.json_response({**body, "items": items})
+        start = int(request.query.get("continue") or 0)
+        limit = min(self.page, int(request.query.get("limit") or self.page))
+        metadata = {"resourceVersion": str(self.version)}
+        if start + limit < len(items):
+            metadata["continue"] = str(start + limit)
+        body = {"kind": f"{name}List", "apiVersion": api_version, "metadata": metadata}
+        return web.json_response({**body, "items": items[start : start + limit]})
 
     async def _watch(self, request: web.Request, kind: str) -> web.StreamResponse:
         since = int(request.query.get("resourceVersion") or 0)
