@@ -42,7 +42,8 @@ def forward(attempt: Handler, *, max_attempts: int = 2, retries: Retries | None 
             except BridgeError as error:
                 if error.fault.blames == "backend":
                     error.data = {"server": x.target.name, "protocol": backend.protocol, **error.data}
-                tried.add(backend)
+                if not (error.sent and x.target.is_linked(x)):
+                    tried.add(backend)  # a session's link knows better where it goes on
                 sent += error.sent
                 if not x.target.may_retry(x, tried) or not _may_retry(x, error, sent, max_attempts):
                     raise

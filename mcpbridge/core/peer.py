@@ -26,12 +26,14 @@ from mcpbridge.errors import BridgeError, to_wire
 from mcpbridge.observe.log import log
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import parse
+from mcpbridge.wire.framing import Overlong
 from mcpbridge.wire.message import Message, Notification, Request, RequestId, Response
 from mcpbridge.wire.spec import LOG_LEVEL, SUBSCRIPTION_ID
 
 _log = log("protocol")
 LAST_WORDS = 0.5  # seconds from the first sign of an end until it is known how it ended
 _NO_REPLY = NoReply()
+MAX_GARBAGE = 3  # things in a row that are no message, from a server that has nothing else to say on its connection
 MAX_SERVED = 10_000  # requests of the other side that are served at once; a flood of them is refused
 MAX_HELD = 64 << 20  # bytes of such requests, above which no more is read until some are answered
 
@@ -93,12 +95,14 @@ class Peer:
         "_client",
         "_closed",
         "_connection",
+        "_garbage",
         "_held",
         "_inbox",
         "_is_closed",
         "_is_deaf",
         "_last_answer",
         "_last_id",
+        "_max_garbage",
         "_name",
         "_spawn",
         "_tasks",
@@ -117,14 +121,21 @@ class Peer:
         client: bool,
         name: str = "",
         admit: Callable[[list[Message]], Awaitable[None] | None] | None = None,
+        max_garbage: int = 0,
     ) -> None:
-        """``admit`` says whether a client may send a batch, by raising BridgeError: at once (None) or when it can tell."""
+        """``admit`` says whether a client may send a batch, by raising BridgeError: at once (None) or when it can tell.
+
+        ``max_garbage``: so many things in a row that are no message end the conversation with a server; 0 where its other
+        output may come between (stdio).
+        """
         self._connection = connection
         self._inbox = inbox
         self._spawn = spawn
         self._client = client
         self._name = name
         self._admit = admit
+        self._max_garbage = max_garbage
+        self._garbage = 0  # in a row
         self._answered = 0  # our newest call that was answered; while it is in ``_calls`` its caller has not run yet
         self._unstarted: set[RequestId] = set()  # questions of a server whose task has not run yet
         self._admitting = 0
@@ -215,6 +226,7 @@ class Peer:
         except BridgeError as error:
             self._on_garbage(raw, error)
             return
+        self._garbage = 0
         try:
             if isinstance(parsed, list):
                 self._on_batch(parsed)
@@ -368,7 +380,8 @@ class Peer:
             return
         call = self._calls.get(error.id) if isinstance(error.id, int) else None
         if call is not None and not call.answer.done():
-            call.answer.set_exception(BridgeError("bad_answer", str(error), server=self._name))
+            reason = "answer_too_large" if isinstance(raw, Overlong) else "bad_answer"
+            call.answer.set_exception(BridgeError(reason, str(error), server=self._name))
             return
         if not self.noise:
             _log.warn(
@@ -377,6 +390,11 @@ class Peer:
                 text=raw[:200].decode(errors="replace"),
             )
         self.noise = raw[:200].decode(errors="replace")
+        self._garbage += 1
+        if self._garbage == self._max_garbage:
+            detail = f"server {self._name!r}: {self._garbage} in a row are no JSON-RPC message, the last one {self.noise!r}"
+            self._on_close(BridgeError("bad_answer", detail, server=self._name))
+            self._spawn(self._connection.close())
 
     def _on_close(self, cause: BaseException | None) -> None:
         if self._is_closed or (self._is_deaf and cause is None and self._client):

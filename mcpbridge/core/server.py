@@ -479,14 +479,15 @@ class Server:
         """Whoever names a protocol wants to know when it is down, not wait for it."""
         return backend.protocol == forced and backend.state != "down"
 
-    def may_retry(self, x: Exchange, tried: set[Backend]) -> bool:
-        """Whether another backend is left: a session's is where its link moved to, if it did.
+    def is_linked(self, x: Exchange) -> bool:
+        """Whether the call is one of a session that is here, and goes where its link does."""
+        return x.session is not None and self.name in x.session.links and not x.roams
 
-        A call in its second round and one about a task have none.
-        """
+    def may_retry(self, x: Exchange, tried: set[Backend]) -> bool:
+        """Whether another backend is left: a session's is where its link is; a second round's or a task's never is."""
         if continues(x) or is_about_task(x) or not self.balancer.policy.fallback_enabled:
             return False
-        if x.session is not None and self.name in x.session.links and not x.roams:
+        if x.session is not None and self.is_linked(x):
             linked = x.session.links[self.name].backend
             return linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol)
         now = time.monotonic()

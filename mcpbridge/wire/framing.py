@@ -7,6 +7,7 @@ Source: MCP "stdio" transport (all revisions); contract limit.stdio-line.
 
 from __future__ import annotations
 
+ENDLESS = 16 << 20  # bytes behind the limit, after which a line is not expected to end
 HEAD = 1024  # bytes kept of a line that is too long, enough to find its id
 _CUT = "…".encode()  # outside a string no JSON has it, and inside one the text is cut off: a head is never valid JSON
 
@@ -31,14 +32,22 @@ class LineFramer:
         self._max = max_message
         self._held = bytearray()  # the line that has no end yet
         self._is_skipping = False
+        self.skipped = 0  # bytes of a line that is too long, since it was; 0 behind its end
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether a line that is too long has gone on for so long that nothing sensible is to come."""
+        return self.skipped > ENDLESS
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that are complete with this chunk, in order."""
         if self._is_skipping:
             end = data.find(b"\n")
             if end < 0:
+                self.skipped += len(data)
                 return []
             self._is_skipping = False
+            self.skipped = 0
             data = data[end + 1 :]
         last = data.rfind(b"\n")
         if last < 0:
@@ -62,6 +71,7 @@ class LineFramer:
         line = self._line(bytes(self._held))
         self._held.clear()
         self._is_skipping = False
+        self.skipped = 0
         return [line] if line and not line.isspace() else []
 
     def _line(self, raw: bytes) -> bytes:

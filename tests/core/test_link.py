@@ -118,13 +118,44 @@ async def test_a_crash_during_a_call_fails_it_with_the_cause_and_not_a_second_ti
     server = add(bridge, servers)
     link = await linked(server, client(capabilities=ROOTS))
     servers.answer = lambda *_: never()
-    call = asyncio.ensure_future(bridge.one(exchange(m.request(1, "tools/list"), server, link.session)))
-    await until(lambda: "tools/list" in servers.talks[0].methods)
+    call = asyncio.ensure_future(bridge.one(exchange(m.request(1, "tools/call", {"name": "t"}), server, link.session)))
+    await until(lambda: "tools/call" in servers.talks[0].methods)
     servers.answer = answer
     servers.talks[0].dies(CRASH)
     with pytest.raises(BridgeError, match="exit status 3"):
         await asyncio.wait_for(call, WAIT)
     assert (await bridge.one(exchange(m.request(1, "tools/list"), server, link.session))) is not None
+    assert not any("tools/call" in talk.methods for talk in servers.talks[1:])
+
+
+async def test_a_call_that_may_run_twice_is_said_again_to_the_server_that_comes_back(bridge: Bridge, servers: Scripted) -> None:
+    server = add(bridge, servers)
+    link = await linked(server, client(capabilities=ROOTS))
+    servers.answer = lambda *_: never()
+    x = exchange(m.request(1, "tools/list"), server, link.session)
+    call = asyncio.ensure_future(bridge.one(x))
+    await until(lambda: "tools/list" in servers.talks[0].methods)
+    servers.answer = answer
+    servers.talks[0].dies(CRASH)
+    response = await asyncio.wait_for(call, WAIT)
+    assert response is not None and response.error is None
+    assert x.attempts == 2
+
+
+async def test_a_call_that_may_run_twice_does_so_once_more_at_most(bridge: Bridge, servers: Scripted) -> None:
+    server = add(bridge, servers)
+    link = await linked(server, client(capabilities=ROOTS))
+
+    async def nonsense(talk: Talk, request: m.Request, reply: Reply) -> m.Response:
+        if request.method == "tools/list":
+            raise BridgeError("bad_answer")
+        return await answer(talk, request, reply)
+
+    servers.answer = nonsense
+    x = exchange(m.request(1, "tools/list"), server, link.session)
+    with pytest.raises(BridgeError, match="nonsense"):
+        await bridge.one(x)
+    assert x.attempts == 2
 
 
 async def test_a_server_that_is_silent_during_the_replay_does_not_hold_up_its_client_for_ever(

@@ -51,7 +51,7 @@ class Reply(NoReply):
 class Side:
     """A Peer on a pipe; ``tasks`` is what it started."""
 
-    def __init__(self, client: bool) -> None:
+    def __init__(self, client: bool, max_garbage: int = 0) -> None:
         self.pipe, self.inbox = Pipe(), Inbox()
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -59,7 +59,7 @@ class Side:
             self.tasks.append(asyncio.get_running_loop().create_task(work))
             return self.tasks[-1]
 
-        self.peer = Peer(self.pipe, self.inbox, spawn, client=client, name="s")
+        self.peer = Peer(self.pipe, self.inbox, spawn, client=client, name="s", max_garbage=max_garbage)
         self.peer.start()
 
     def says(self, **message: Any) -> None:
@@ -379,3 +379,22 @@ async def test_requests_of_many_bytes_stop_the_reading_until_some_are_answered(
         await receive(client.pipe)
     await client.peer.idle.wait()
     assert told == ["pause", "resume"]
+
+
+async def test_a_server_that_says_nothing_but_garbage_is_left_and_its_calls_fail_with_the_cause() -> None:
+    side = Side(client=False, max_garbage=3)
+    call, sent = await side.calls(m.request(1, "tools/call"))
+    for garbage in (b"a", b"b"):
+        side.pipe.feed(garbage)
+    side.says(method="notifications/x")  # a message in between: it does talk to us
+    for garbage in (b"c", b"d"):
+        side.pipe.feed(garbage)
+    side.says(id=sent["id"], result={})
+    assert (await asyncio.wait_for(call, WAIT)).error is None
+    call, _sent = await side.calls(m.request(2, "tools/call"))
+    for garbage in (b"e", b"f", b"g"):
+        side.pipe.feed(garbage)
+    with pytest.raises(BridgeError, match="3 in a row are no JSON-RPC message, the last one 'g'") as caught:
+        await asyncio.wait_for(call, WAIT)
+    assert (caught.value.reason, caught.value.sent) == ("bad_answer", True)
+    assert len(side.inbox.ends) == 1

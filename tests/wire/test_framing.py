@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpbridge.wire.framing import HEAD, LineFramer, Overlong
+from mcpbridge.wire.framing import ENDLESS, HEAD, LineFramer, Overlong
 
 
 def framed(chunks, max_message=10):
@@ -97,3 +97,14 @@ def test_any_chunking_gives_the_same_lines(parts, cuts, max_message):
     chunks = [stream[start:end] for start, end in pairwise(edges)]
     assert framed(chunks, max_message) == expected(stream, max_message)
     assert framed([bytes([byte]) for byte in stream], max_message) == expected(stream, max_message)
+
+
+def test_a_line_that_goes_on_for_ever_is_noticed_and_one_that_ends_is_forgotten() -> None:
+    framer = LineFramer(10)
+    framer.feed(b"x" * 20)
+    assert not framer.is_endless
+    for _ in range(1 + ENDLESS // (1 << 20)):
+        framer.feed(b"x" * (1 << 20))
+    assert framer.is_endless
+    assert framer.feed(b"\nwell\n") == [b"well"]
+    assert not framer.is_endless

@@ -189,8 +189,8 @@ class HttpUpstream:
             ):
                 if status == 404 and self._session_id is not None and self._era == "legacy":
                     self._lost()
-                if status != 200 or parsed.id == upstream_id or parsed.id is None:
-                    return parsed
+                if parsed.id == upstream_id or (parsed.error is not None and (status != 200 or parsed.id is None)):
+                    return parsed  # a server that could not read our id may still say what was wrong
                 raise BridgeError("bad_answer", "the answer has another request's id", server=self._name)
         if status == 404 and self._session_id is not None:
             self._lost()

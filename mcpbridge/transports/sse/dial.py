@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from mcpbridge.core.exchange import Era
-from mcpbridge.core.peer import Peer
+from mcpbridge.core.peer import MAX_GARBAGE, Peer
 from mcpbridge.core.ports import Dial, Inbox, Upstream
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError
@@ -85,7 +85,7 @@ def dial(
             detail = f"server {name!r} did not open its stream in {timeout:g} s{pool.through}"
             raise BridgeError("timeout", detail, sent=False, server=name) from None
         connection = SseConnection(name, spawn, pool, target, fixed, first, events, max_response)
-        peer = Peer(connection, inbox, spawn, client=False, name=name)
+        peer = Peer(connection, inbox, spawn, client=False, name=name, max_garbage=MAX_GARBAGE)
         connection.on_refused = peer.refused
         connection.on_lost = lost.set
         peer.start()

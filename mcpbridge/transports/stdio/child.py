@@ -156,8 +156,8 @@ class Child:
             on_close(self._cause)
 
     def send(self, data: bytes) -> None:
-        if self._stdin is None or self._is_over or self._stdin.is_closing():
-            raise ConnectionError(f"server {self.name!r} no longer listens")
+        if self._stdin is None or self._is_over or self._is_reading_over or self._stdin.is_closing():
+            raise ConnectionError(f"server {self.name!r} no longer talks")
         if self._stdin.get_write_buffer_size() + self._outgoing_size > MAX_BUFFER:
             raise ConnectionError(f"server {self.name!r} does not read its stdin")
         if b"\n" in data or b"\r" in data:  # JSON knows them as white space only; a line must not hold them
@@ -209,6 +209,10 @@ class Child:
             return
         for line in self._framer.feed(data):
             self._on_message(line)
+        if self._framer.skipped and self._framer.is_endless and not self._is_over:
+            detail = f"server {self.name!r} writes a line without an end"
+            self._finish(BridgeError("answer_too_large", detail, server=self.name))
+            self._terminate()
 
     def on_stdout_end(self) -> None:
         """The child closed its stdout."""

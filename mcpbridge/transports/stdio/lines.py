@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mcpbridge.errors import BridgeError
 from mcpbridge.wire.framing import LineFramer, Overlong
 
 HIGH_WATER: Final = 1 << 20  # bytes towards the other side above which drain() waits
@@ -124,6 +125,8 @@ class Lines(asyncio.Protocol):
             self._early.append(data)
             return
         self._take(self._framer.feed(data))
+        if self._framer.is_endless:
+            self._end(BridgeError("answer_too_large", f"server {self._name!r} writes a line without an end", server=self._name))
 
     def eof_received(self) -> bool:
         """Whether our side stays open."""

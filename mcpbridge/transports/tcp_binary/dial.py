@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mcpbridge.core.exchange import Era
-from mcpbridge.core.peer import Peer
+from mcpbridge.core.peer import MAX_GARBAGE, Peer
 from mcpbridge.core.ports import Dial, Inbox, Upstream
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError
@@ -65,7 +65,7 @@ def dial(
             if connection is not None:
                 connection.fail(error)
             raise
-        peer = Peer(connection, inbox, spawn, client=False, name=name)
+        peer = Peer(connection, inbox, spawn, client=False, name=name, max_garbage=MAX_GARBAGE)
         peer.start()
         return peer
 

@@ -24,7 +24,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
 from mcpbridge.core.exchange import Era
-from mcpbridge.core.peer import Peer
+from mcpbridge.core.peer import MAX_GARBAGE, Peer
 from mcpbridge.core.ports import Dial, Inbox, Upstream
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError
@@ -72,7 +72,7 @@ def dial(
             raise BridgeError("websocket_refused", f"server {name!r}", sent=False, server=name) from error
         except (OSError, TimeoutError) as error:
             raise_dial_error(error, route.through)
-        peer = Peer(connection, inbox, spawn, client=False, name=name)
+        peer = Peer(connection, inbox, spawn, client=False, name=name, max_garbage=MAX_GARBAGE)
         peer.start()
         return peer
 

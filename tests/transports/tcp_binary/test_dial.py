@@ -217,7 +217,7 @@ async def test_an_answer_over_the_limit_fails_its_call_only(script):
     upstream = await script.dial(await script.play(AGREED, big, small), max_message=10_000)
     with pytest.raises(BridgeError) as caught:
         await upstream.call(m.request(1, "x"), NoReply())
-    assert caught.value.reason == "bad_answer"
+    assert caught.value.reason == "answer_too_large"
     assert (await upstream.call(m.request(2, "x"), NoReply())).error is None
 
 
