@@ -115,6 +115,7 @@ class Bridge:
         self._ejected = ejected
         self._group: asyncio.TaskGroup
         self._tasks: set[asyncio.Task[None]] = set()
+        self._checks: Checks | None = None
         self._is_ending = False
         self._exit = AsyncExitStack()
         self._attempt: Handler = compose([timeout(parked_ttl)], call_backend)
@@ -206,6 +207,7 @@ class Bridge:
             backends.append(backend)
         server = self.servers[name] = Server(name, backends, namespace=namespace, isolation=isolation, balancing=self.balancing)
         self._prefixes[name] = prefix
+        self._watch(server)
         return server
 
     def _group_of(self, protocol: str) -> Breaker | None:
@@ -223,10 +225,15 @@ class Bridge:
         return compose(list(policies), route(one=self.one, many=many))
 
     def watch(self, checks: Checks) -> None:
-        """Look at every server now, and again: what is known before the first client is not waited for."""
+        """Look at every server now, and again: what is known before the first client is not waited for. Later ones too."""
+        self._checks = checks
         for server in self.servers.values():
+            self._watch(server)
+
+    def _watch(self, server: Server) -> None:
+        if self._checks is not None:
             for backend in server.backends:
-                self.spawn(checks.keep(backend))
+                self.spawn(self._checks.keep(backend))
 
     def _tell_breaker(self, backend: Backend, breaker: Breaker, said: str) -> None:
         level = "info" if breaker.state == "closed" else "warn"

@@ -50,6 +50,7 @@ from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.sse.dial import Comeback
 from mcpbridge.transports.stdio.launch import withhold
+from mcpbridge.watchdog import Watchdog
 from mcpbridge.wiring import Reach, first_of, is_open, on_signals, raise_fd_limit, run, through_proxy
 
 _log = log("gateway")
@@ -165,6 +166,7 @@ class Gateway:
             management = await self._listeners.open(faces)
             self._watch(bridge)
             self._foresee(bridge)
+            bridge.spawn(Watchdog(self._registry, bridge.events.append).follow())
             self._ready = True
             health = await self._listeners.open_health(lambda: self._snapshot(bridge, store.kind))
             if health is not None:

@@ -26,6 +26,7 @@ ATTIC = (
     "execute",
     "foresight",
     "self_checks",
+    "watchdog",
     "operation",
     "status",
     "faces",

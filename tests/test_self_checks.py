@@ -47,6 +47,10 @@ class Running:
     socket: Path
     errors: Path
 
+    def said(self) -> str:
+        """Its log, without what a busy machine does to it."""
+        return "".join(line for line in self.errors.read_text().splitlines(True) if '"watchdog"' not in line)
+
     def get(self, path: str, base: str | None = None) -> tuple[int, Any]:
         request = urllib.request.Request((base or self.base) + path, headers={"Authorization": f"Bearer {TOKEN}"})
         context = ssl.create_default_context()
@@ -111,13 +115,13 @@ def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]
 @pytest.mark.parametrize("gateway", ["plain", "tls", "mutual"], indirect=True)
 def test_every_frontend_answers_itself_again_and_again_and_nothing_is_counted_or_logged(gateway: Running) -> None:
     first = gateway.protocols(lambda parts: all(part["last_check"] for part in parts.values()))
-    said = gateway.errors.read_text()
+    said = gateway.said()
     again = gateway.protocols(lambda parts: all(parts[name]["last_check"] > first[name]["last_check"] for name in FIVE))
     for part in again.values():
         assert (part["healthy"], part["state"], part["reason"]) == (True, "ok", None)
     for path, name in (("/well/http", "http"), ("/health/stream", "sse"), ("/health/ws", "websocket")):
         assert gateway.get(path)[1]["name"] == name
-    assert gateway.errors.read_text() == said, "a check leaves no line"
+    assert gateway.said() == said, "a check leaves no line"
     assert "health port" in said
     numbers = gateway.get("/metrics", gateway.management)[1]
     assert "mcp_gateway_requests_total{" not in numbers, "and is no request"

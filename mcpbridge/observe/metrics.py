@@ -134,6 +134,20 @@ def _rows() -> Iterable[Metric]:
         start=tuple((name,) for name in PROTOCOL_NAMES),
     )
     yield Metric(
+        "mcp_gateway_event_loop_lag_seconds",
+        "gauge",
+        {},
+        "Longest time in the last second that the event loop came late to what was due.",
+        merge="max",
+    )
+    yield Metric(
+        "mcp_gateway_event_loop_blocks_total",
+        "counter",
+        {},
+        "Times the event loop did not come round for a quarter of a second; the log has the stack.",
+        start=((),),
+    )
+    yield Metric(
         "mcp_gateway_tls_cert_not_after_seconds",
         "gauge",
         {},

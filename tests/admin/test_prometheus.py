@@ -34,6 +34,7 @@ def test_nothing_is_invented_before_the_first_request():
     assert names == {
         "mcp_gateway_anomaly_detection_alerts_total",
         "mcp_gateway_connections_total",
+        "mcp_gateway_event_loop_blocks_total",
         "mcp_gateway_health_checks_total",
         "mcp_gateway_outlier_ejections_total",
         "mcp_gateway_load_balancer_requests_total",
