@@ -35,6 +35,8 @@ from mcpbridge.wire import message as m
 
 RETRY: Final = 0.02  # seconds between looks whether the other side has opened its end
 READER_TIME: Final = 5.0  # seconds a client that has begun to talk has to open the end it listens at
+READ_SIZE: Final = 65536  # bytes of one read of what goes nowhere
+LET_GO_TIME: Final = 2.0  # seconds a server has to close its end after a conversation before the next one begins all the same
 _log = log("pipe")
 T = TypeVar("T", bound=asyncio.BaseTransport)
 
@@ -49,12 +51,19 @@ def dial(
     timeout: float = 5.0,
 ) -> Dial:
     """How to reach server ``name`` at the pipes ``path.in`` and ``path.out``. ``timeout``: seconds until both are open."""
+    before: _Parting | None = None
 
     async def run(_era: Era, inbox: Inbox) -> Upstream:
+        nonlocal before
         lines = Lines(max_message, client=False, name=name)
         try:
             async with asyncio.timeout(timeout):
-                await (_connect_windows(lines, path) if sys.platform == "win32" else _connect(lines, path))
+                if sys.platform == "win32":
+                    await _connect_windows(lines, path)
+                else:
+                    if before is not None:
+                        await before.is_over()
+                    before = _Parting(lines, await _connect(lines, path))
         except FileNotFoundError as error:
             raise BridgeError("stdio_no_such_file", str(error.filename), sent=False, path=path) from error
         except BlockingIOError as error:
@@ -168,8 +177,46 @@ def _make(path: str, mode: int) -> None:
     os.chmod(path, mode)
 
 
-async def _connect(lines: Lines, path: str) -> None:
-    """Open both ends as a client. Raises FileNotFoundError, BlockingIOError (somebody else holds the lock), OSError."""
+class _Parting:
+    """The end we listen at, held beyond a conversation until the server has closed its own.
+
+    A server that is still busy with the end of a conversation has ``.in`` open, and would get how the next one begins. What
+    it says meanwhile goes nowhere, and after LET_GO_TIME nobody listens any more.
+    """
+
+    def __init__(self, lines: Lines, reads: asyncio.ReadTransport) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._end = os.dup(reads.get_extra_info("pipe").fileno())
+        self._gone = lines.gone
+        self._let_go: asyncio.Future[None] = self._loop.create_future()
+        self._gone.add_done_callback(self._begin)
+
+    async def is_over(self) -> None:
+        """Return at once while the conversation goes on, and else when the server is through with it."""
+        if self._gone.done():
+            await asyncio.wait([self._let_go])
+
+    def _begin(self, _gone: object) -> None:
+        self._loop.add_reader(self._end, self._discard)
+        self._timer = self._loop.call_later(LET_GO_TIME, self._finish)
+
+    def _discard(self) -> None:
+        with suppress(BlockingIOError):
+            if not os.read(self._end, READ_SIZE):
+                self._finish()
+
+    def _finish(self) -> None:
+        self._timer.cancel()
+        self._loop.remove_reader(self._end)
+        os.close(self._end)
+        self._let_go.set_result(None)
+
+
+async def _connect(lines: Lines, path: str) -> asyncio.ReadTransport:
+    """Open both ends as a client; returns the one it listens at.
+
+    Raises FileNotFoundError, BlockingIOError (somebody else holds the lock), OSError.
+    """
     import fcntl
 
     writes = await _writing(f"{path}.in", lines)
@@ -180,6 +227,7 @@ async def _connect(lines: Lines, path: str) -> None:
         writes.close()
         raise
     lines.attach(reads, writes)
+    return reads
 
 
 async def _reading(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from mcpbridge.core.exchange import NoReply
+from mcpbridge.core.ports import Dial
+from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError
 from mcpbridge.transports.stdio import pipe
 from mcpbridge.transports.stdio.pipe import PipeFrontend, dial
@@ -133,7 +136,73 @@ async def test_a_server_behind_pipes_is_spoken_to_again_and_again_and_by_one_at_
         await until(lambda: place.frontend.connections == 0)
 
 
-async def test_a_client_that_hangs_up_cancels_what_it_asked(place: Place) -> None:
+class Slow:
+    """A server that holds its ends until it is told to let go."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.hears = os.open(f"{path}.in", os.O_RDONLY | os.O_NONBLOCK)
+        self.says = -1
+
+    def answers(self) -> bool:
+        """Open the end it talks at, once a client has come and listens there."""
+        try:
+            if os.read(self.hears, 1) == b"":
+                return False
+        except BlockingIOError:
+            pass  # there is one, which says nothing yet
+        try:
+            self.says = os.open(f"{self.path}.out", os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            return False
+        return True
+
+    def let_go(self) -> None:
+        os.close(self.hears)
+        os.close(self.says)
+
+
+async def parted(spawn: Spawn, folder: Path) -> tuple[Slow, Dial]:
+    """A server that was spoken to and does not notice yet that it is over, and how to reach it."""
+    for end in ("in", "out"):
+        os.mkfifo(folder / f"s.{end}")
+    server = Slow(str(folder / "s"))
+    reach = dial("s", spawn, server.path)
+    dialling = asyncio.ensure_future(reach("modern", Nobody()))
+    await until(server.answers)
+    await (await dialling).close()
+    return server, reach
+
+
+async def test_the_next_conversation_waits_until_the_server_is_through_with_the_last_one(tmp_path: Path) -> None:
+    async with new_bridge(None) as bridge:
+        old, reach = await parted(bridge.spawn, tmp_path)
+        os.write(old.says, b"a last word\n")
+        dialling = asyncio.ensure_future(reach("modern", Nobody()))
+        assert await asyncio.wait([dialling], timeout=0.1) == (set(), {dialling})
+        old.let_go()
+        new = Slow(old.path)
+        await until(new.answers)
+        talk = await dialling
+        await talk.notify(m.notification("notifications/progress", {}))
+        await until(lambda: select.select([new.hears], [], [], 0)[0])
+        assert b"notifications/progress" in os.read(new.hears, 1000)
+        new.let_go()
+        await talk.close()
+
+
+async def test_a_server_that_never_lets_go_of_its_end_is_spoken_to_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe, "LET_GO_TIME", 0.05)
+    async with new_bridge(None) as bridge:
+        server, reach = await parted(bridge.spawn, tmp_path)
+        await (await reach("modern", Nobody())).close()
+        server.let_go()
+
+
+async def test_a_client_that_hangs_up_cancels_what_it_asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe, "LET_GO_TIME", 0.05)
     began, ended = asyncio.Event(), asyncio.Event()
 
     async def hangs(talk: Any, request: Any, reply: Any) -> Any:
