@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from time import monotonic
 
 from mcpbridge.core.exchange import Exchange, NoReply, Reply
 from mcpbridge.errors import BridgeError
@@ -27,13 +28,13 @@ _NOBODY = NoReply()
 FAST_ANSWER = 1.0  # seconds a legacy answer may take before its stream opens (decision 3)
 
 
-async def answer_post(x: Exchange, request: HttpRequest, responder: Responder, answer: Answer) -> None:
+async def answer_post(x: Exchange, request: HttpRequest, responder: Responder, answer: Answer, patience: Patience) -> None:
     """Answer the POST of one message."""
     reply = x.reply = LegacyReply(x, responder, reads_streams(request))
     if isinstance(x.message, Request):
         responder.on_gone = reply.gone
         if x.message.method != "initialize":
-            reply.wait(asyncio.get_running_loop())
+            reply.wait(patience)
     try:
         response, status = await answer(x)
     except asyncio.CancelledError:
@@ -57,7 +58,7 @@ async def answer_post(x: Exchange, request: HttpRequest, responder: Responder, a
 
 
 async def answer_batch(
-    x: Exchange, parts: Sequence[Exchange], request: HttpRequest, responder: Responder, answer: Answer
+    x: Exchange, parts: Sequence[Exchange], request: HttpRequest, responder: Responder, answer: Answer, patience: Patience
 ) -> None:
     """Answer the POST of a batch: its messages start in their order, and its answers stand in the order of their requests.
 
@@ -66,7 +67,7 @@ async def answer_batch(
     reply = LegacyReply(x, responder, reads_streams(request))
     if any(isinstance(part.message, Request) for part in parts):
         responder.on_gone = reply.gone
-        reply.wait(asyncio.get_running_loop())
+        reply.wait(patience)
 
     async def run(part: Exchange) -> bytes | None:
         part.reply = reply
@@ -143,6 +144,39 @@ async def _cancelled(x: Exchange, reply: LegacyReply, responder: Responder) -> N
         await reply.close()
 
 
+class Patience:
+    """Wakes the replies whose answer is slow. All wait equally long, so one timer, for the oldest of them, serves all."""
+
+    __slots__ = ("_due", "_is_set")
+
+    def __init__(self) -> None:
+        self._due: dict[LegacyReply, float] = {}  # in the order of their monotonic times
+        self._is_set = False
+
+    def add(self, reply: LegacyReply) -> None:
+        """``reply.wake`` is called after ``FAST_ANSWER`` seconds."""
+        self._due[reply] = monotonic() + FAST_ANSWER
+        if not self._is_set:
+            self._is_set = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(FAST_ANSWER, self._look, loop)
+
+    def forget(self, reply: LegacyReply) -> None:
+        """It is answered."""
+        self._due.pop(reply, None)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = monotonic()
+        while self._due:
+            reply, due = next(iter(self._due.items()))
+            if due - now >= 0.001:  # loops count in milliseconds
+                loop.call_later(due - now, self._look, loop)
+                return
+            del self._due[reply]
+            loop.call_soon(reply.wake, loop)
+        self._is_set = False
+
+
 class LegacyReply:
     """JSON if the answer is fast and alone; else the POST becomes a logged stream. One for each POST."""
 
@@ -152,7 +186,8 @@ class LegacyReply:
         self._ended: HttpSession | None = None  # afterwards: the session it had
         self._responder: Responder | None = responder
         self._accepts_stream = accepts_stream
-        self._timer: asyncio.TimerHandle | None = None
+        self._patience: Patience | None = None
+        self._timer: asyncio.TimerHandle | None = None  # once the answer is slow
         self._is_answered = False
         self.stream: Stream | None = None
 
@@ -160,10 +195,11 @@ class LegacyReply:
     def can_ask(self) -> bool:
         return self._accepts_stream and self._session() is not None
 
-    def wait(self, loop: asyncio.AbstractEventLoop) -> None:
+    def wait(self, patience: Patience) -> None:
         """Open the stream when the answer is slow, and keep it alive."""
         if self._accepts_stream:
-            self._timer = loop.call_later(FAST_ANSWER, self._wake, loop)
+            self._patience = patience
+            patience.add(self)
 
     def notify(self, notification: Notification) -> None:
         stream = self._open()
@@ -191,6 +227,8 @@ class LegacyReply:
     def finish(self) -> None:
         """The call is over: its stream, when it has one, takes nothing but its answer."""
         self._is_answered = True
+        if self._patience is not None:
+            self._patience.forget(self)
         if self._timer is not None:
             self._timer.cancel()
         self._ended, self._x = self._session(), None
@@ -216,13 +254,16 @@ class LegacyReply:
         if self.stream is not None:
             await self.end()
 
-    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+    def wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The answer is slow, or has been for long."""
+        if self._is_answered:
+            return
         stream = self.stream
         if stream is None:
             self._open()
         else:
             stream.write(COMMENT)  # proxies in between end what is silent for long
-        self._timer = loop.call_later(KEEP_ALIVE, self._wake, loop)
+        self._timer = loop.call_later(KEEP_ALIVE, self.wake, loop)
 
     def _open(self) -> Stream | None:
         session = self._session()

@@ -19,7 +19,7 @@ from mcpbridge.core.session import Session
 from mcpbridge.errors import BridgeError, to_wire
 from mcpbridge.observe.log import log
 from mcpbridge.observe.snapshot import PROTOCOL_NAMES
-from mcpbridge.transports.http.legacy import answer_batch, answer_post, serve_stream
+from mcpbridge.transports.http.legacy import Patience, answer_batch, answer_post, serve_stream
 from mcpbridge.transports.http.outcome import COMMENT, JSON, KEEP_ALIVE, SSE, answered_status, extra, first, refuse
 from mcpbridge.transports.http.session import HttpSession
 from mcpbridge.transports.http1.server import HttpRequest, Responder
@@ -45,6 +45,7 @@ class HttpFrontend:
         self._open_log = open_log
         self._draining = draining
         self._deadline = deadline
+        self._patience = Patience()
 
     async def handle(self, request: HttpRequest, responder: Responder, target: Target) -> None:
         """Answer one HTTP request to the endpoint that shows ``target``. Never raises BridgeError."""
@@ -58,8 +59,8 @@ class HttpFrontend:
     # POST
 
     async def _post(self, request: HttpRequest, responder: Responder, target: Target) -> None:
-        kind = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
-        if kind != "application/json":
+        kind = request.headers.get("content-type") or ""
+        if kind != "application/json" and (kind := kind.partition(";")[0].strip().lower()) != "application/json":
             error = BridgeError("invalid_request", f"content type {kind or 'missing'!r}, application/json expected")
             await refuse(responder, None, error, 415, request.id)
             return
@@ -79,7 +80,7 @@ class HttpFrontend:
             await self._modern(x, responder)
         else:
             self._in_session(x)
-            await answer_post(x, request, responder, self._answer)
+            await answer_post(x, request, responder, self._answer, self._patience)
 
     def _in_session(self, x: Exchange) -> Exchange:
         x.session_id = x.caller.headers.get("mcp-session-id")
@@ -153,7 +154,7 @@ class HttpFrontend:
             self._in_session(Exchange(part, view_of(part, "legacy"), x.caller, _NOBODY, self._new_deadline(), target))
             for part in batch
         ]
-        await answer_batch(x, parts, request, responder, self._answer)
+        await answer_batch(x, parts, request, responder, self._answer, self._patience)
 
     def _operation(self, method: SessionMethod, request: HttpRequest, target: Target) -> Exchange:
         caller = Caller("http", "legacy", request.peer, request.headers, request_id=request.id)

@@ -7,6 +7,7 @@ import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -225,13 +226,14 @@ async def test_delete_ends_calls_and_streams_and_leaves_nothing_to_come_back_to(
     server = Server()
     async with world(server) as client:
         await initialize(client)
-        waiting = asyncio.ensure_future(client.post(tool(5, "slow")))
-        await server.called.wait()
-        server.called.clear()
         monkeypatch.setattr(legacy, "FAST_ANSWER", 0.0)
         async with client.stream() as listening, posted(client, tool(6, "slow")) as calling:
             prime = await anext(calling)
             await anext(listening)
+            monkeypatch.setattr(legacy, "FAST_ANSWER", 60.0)
+            server.called.clear()
+            waiting = asyncio.ensure_future(client.post(tool(5, "slow")))
+            await server.called.wait()
             assert await client.delete() == 200
             assert [found async for found in calling] == []
             assert [found async for found in listening] == []
@@ -322,6 +324,32 @@ async def test_one_id_twice_in_a_batch_is_an_error_of_the_second_and_a_cancelled
         status, _, body = answer.result()
         assert status == 200
         assert [(m["id"], "error" in m) for m in body] == [(1, True), (2, False)]
+
+
+async def test_one_timer_serves_all_slow_answers_each_at_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[tuple[str, float]] = []
+    both = asyncio.Event()
+
+    class Slow:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wake(self, loop: asyncio.AbstractEventLoop) -> None:
+            woken.append((self.name, monotonic() - began))
+            if len(woken) == 2:
+                both.set()
+
+    patience, began = legacy.Patience(), monotonic()
+    replies = {name: Slow(name) for name in ("answered", "first", "second")}
+    for name, wait in (("answered", 0.02), ("first", 0.02), ("second", 0.1)):
+        monkeypatch.setattr(legacy, "FAST_ANSWER", wait)
+        patience.add(replies[name])  # type: ignore[arg-type]
+    patience.forget(replies["answered"])  # type: ignore[arg-type]
+    async with asyncio.timeout(10):
+        await both.wait()
+    (first, early), (second, late) = woken
+    assert (first, second) == ("first", "second")
+    assert early >= 0.015 and late >= 0.095
 
 
 @pytest.mark.parametrize("name", ["fast", "fail"])
