@@ -102,6 +102,7 @@ class Peer:
         "_is_deaf",
         "_last_answer",
         "_last_id",
+        "_loop",
         "_max_garbage",
         "_name",
         "_spawn",
@@ -152,6 +153,7 @@ class Peer:
         self.idle.set()
 
     def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._connection.start(self._on_message, self._on_close)
 
     # Out: requests and notifications of ours
@@ -161,7 +163,7 @@ class Peer:
             raise self._ended(sent=False)
         self._last_id += 1
         upstream_id = self._last_id
-        call = Call(request, reply, asyncio.get_running_loop().create_future())
+        call = Call(request, reply, self._loop.create_future())
         self._calls[upstream_id] = call
         try:
             try:
@@ -296,7 +298,7 @@ class Peer:
             task.add_done_callback(lambda _task: self._served(message.id, slot, size))  # also when cancelled before it began
         elif not self._client and (self._unstarted or self._answered in self._calls):
             # What the server said before goes on in a task of its own, which the loop runs next: this comes after it.
-            asyncio.get_running_loop().call_soon(self._on_later, message)
+            self._loop.call_soon(self._on_later, message)
         else:
             self._on_notification(message)
 

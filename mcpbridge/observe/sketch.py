@@ -40,16 +40,17 @@ def value_of(bucket: int) -> float:
 class Window:
     """The sketch of one series. ``now`` is seconds of any clock that never goes back."""
 
-    __slots__ = ("_counts", "_old", "_slot")
+    __slots__ = ("_counts", "_ends", "_old", "_slot")
 
     def __init__(self) -> None:
         self._slot = 0
+        self._ends = SLOT  # of the present slot
         self._counts: dict[int, int] = {}
         self._old: list[tuple[int, dict[int, int]]] = []
 
     def add(self, value: float, now: float) -> None:
         """Count one value at ``now``."""
-        if now // SLOT != self._slot:
+        if now >= self._ends:
             self._turn(int(now // SLOT))
         bucket = bucket_of(value)
         counts = self._counts
@@ -67,7 +68,7 @@ class Window:
         if self._counts:
             self._old.append((self._slot, self._counts))
         self._old = [(number, counts) for number, counts in self._old if number > slot - SLOTS]
-        self._slot = slot
+        self._slot, self._ends = slot, (slot + 1) * SLOT
         self._counts = {}
 
 

@@ -73,7 +73,7 @@ def scope_of(method: str) -> Scope:
 
 def allows(scopes: Set[str], needed: Scope) -> bool:
     """Whether a token with these scopes may do what needs ``needed``."""
-    return any(scope in scopes for scope in _GRANTED_BY[needed])
+    return not scopes.isdisjoint(_GRANTED_BY[needed])
 
 
 def require(principal: Principal | None, needed: Scope) -> None:

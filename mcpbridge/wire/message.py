@@ -188,9 +188,11 @@ def _splice_id(raw: bytes, old: RequestId | None, new: RequestId | None) -> byte
     Both places are certain: right after the opening brace nothing is nested yet, and what ends in ``,"id":7}`` closes the
     message with that brace (a quote inside a string is escaped, so the key cannot be part of one).
     """
-    head, tail = b'{"jsonrpc":"2.0","id":' + dumps(old), b',"id":' + dumps(old) + b"}"
+    known = dumps(old)
+    head = b'{"jsonrpc":"2.0","id":' + known
     if raw.startswith(head) and raw[len(head) : len(head) + 1] in (b",", b"}"):
         return b'{"jsonrpc":"2.0","id":' + dumps(new) + raw[len(head) :]
+    tail = b',"id":' + known + b"}"
     if raw.endswith(tail):
         return raw[: -len(tail)] + b',"id":' + dumps(new) + b"}"
     return b""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from mcpbridge.observe.log import log
@@ -42,6 +43,12 @@ LINGER_BYTES: Final = 8 * 1024 * 1024
 State = Literal["head", "body", "running", "lingering", "closed"]
 
 _log = log("http1")
+
+
+@lru_cache(maxsize=64)
+def _one_field(field: tuple[str, str]) -> bytes:
+    """Nearly every answer has one field of its own, its content type: proven once."""
+    return encode_fields((field,))
 
 
 class ServerConnection(asyncio.Protocol):
@@ -324,7 +331,7 @@ class ServerConnection(asyncio.Protocol):
         base = self._server.base_tls if self._tls else self._server.base
         head = b"%b%bx-request-id: %b\r\n" % (status_line(status), base, (self._id or request_id(None)).encode("ascii"))
         if headers:
-            head += encode_fields(headers)
+            head += _one_field(headers[0]) if len(headers) == 1 else encode_fields(headers)
         if self._close_after:
             head += b"connection: close\r\n"
         if length is None:
