@@ -25,7 +25,7 @@ from mcpbridge.observe.metrics import Registry
 from mcpbridge.observe.sketch import Window, quantile
 
 if TYPE_CHECKING:
-    from mcpbridge.admin.app import Action
+    from mcpbridge.admin.app import Action, Asked
     from mcpbridge.detect.line import Via
 
 
@@ -131,18 +131,18 @@ class Detection:
             "/protocols/cache/clear": self._clear,
         }
 
-    async def _detect(self, body: dict[str, Any]) -> Any:
-        targets = _targets(body)
+    async def _detect(self, asked: Asked) -> Any:
+        targets = _targets(asked.members)
         guard = Guard(self._configured(), self._allowed, loopback=self._loopback)
         found = await self.detector.inspect(targets, guard)
         return {"results": [shown(verdict, cached=cached) for verdict, cached in found]}
 
-    async def _refresh(self, _body: dict[str, Any]) -> Any:
+    async def _refresh(self, _asked: Asked) -> Any:
         found, changed = await self.detector.refresh(list(dict.fromkeys(self._auto())))
         results = [shown(verdict, cached=False) for verdict, _ in found]
         return {"refreshed": len(results), "changed": changed, "results": results}
 
-    async def _clear(self, _body: dict[str, Any]) -> Any:
+    async def _clear(self, _asked: Asked) -> Any:
         return {"cleared": self.detector.memory.clear()}
 
 

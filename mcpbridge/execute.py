@@ -27,7 +27,7 @@ from mcpbridge.core.server import Server
 from mcpbridge.core.session import Session
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError, to_wire
-from mcpbridge.transports.http.listen import forced_protocol
+from mcpbridge.transports.http.listen import wishes
 from mcpbridge.transports.http1.server import HttpRequest, Responder
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import parse
@@ -86,11 +86,12 @@ class Execute:
             await responder.respond(200, _JSON, _told(response, x, started))
 
     def _exchange(self, message: Request | Notification, request: HttpRequest, target: Server | tuple[Server, ...]) -> Exchange:
-        forced = forced_protocol(request.headers, message)
+        forced, strategy = wishes(request.headers, message)
         era = classify(message)
         caller = Caller("http", era, request.peer, dict(request.headers.items()), request_id=request.id)
         deadline = Deadline(self._deadline, asyncio.get_running_loop().time())
-        x = Exchange(message, view_of(message, era), caller, _NOBODY, deadline, target, force_protocol=forced)
+        x = Exchange(message, view_of(message, era), caller, _NOBODY, deadline, target)
+        x.force_protocol, x.strategy = forced, strategy
         x.notes["passing"] = True
         if message.method == "ping" and isinstance(target, tuple) and target:
             x.target = min(

@@ -13,6 +13,7 @@ from hashlib import sha256
 from os import urandom
 
 from mcpbridge.admin.app import App
+from mcpbridge.balancing import Balance
 from mcpbridge.bridge import Bridge, refusing_while
 from mcpbridge.config.gateway import GatewayConfig
 from mcpbridge.config.kinds import is_loopback
@@ -121,6 +122,11 @@ class Gateway:
         )
         async with bridge:
             self._detection = self._detecting(bridge)
+            balance = self._status.balance = Balance(
+                bridge.balancing, self._registry, bridge.servers.values, bridge.retries, bridge.events.append, self._changed
+            )
+            if config.load_balancing.rebalance_interval:
+                bridge.spawn(balance.follow(config.load_balancing.rebalance_interval))
             reach = self._add_servers(bridge)
             verify = self._verify()
             events = MemoryEvents(max_bytes=config.sessions.event_log_max_bytes, max_age=config.sessions.max_idle)
@@ -139,6 +145,7 @@ class Gateway:
                 endpoint,
             )
             execute.front = front
+            operation = Operation(bridge)
             app = App(
                 lambda: self._snapshot(bridge, store.kind),
                 self._registry,
@@ -146,10 +153,9 @@ class Gateway:
                 read_access=config.admin.read_access,
                 rules=public_rules(config),
                 metrics_path=config.metrics.path if config.metrics.enabled else None,
-                actions=self._detection.actions(),
-                strict=self._detection.actions(),
+                actions={**self._detection.actions(), **balance.actions(), **operation.actions()},
+                strict=(*self._detection.actions(), *operation.actions(), "PUT /load-balancer/weights"),
                 also=config.server.health_checks.paths,
-                named=Operation(bridge).named,
             )
             mcp = HttpFrontend(front, bridge.draining, events.open, deadline=config.routing.request_timeout)
             faces = Faces(config, bridge, app, mcp, execute)
@@ -288,6 +294,10 @@ class Gateway:
         if config.auth.jwt.secret:
             return [derive_key(config.auth.jwt.secret.encode(), "seal")]
         return [random_secret()]
+
+    def _changed(self) -> None:
+        """Something was changed from outside: the next reader sees it."""
+        self._last = None
 
     def _snapshot(self, bridge: Bridge, store: str) -> Snapshot:
         now = time.monotonic()

@@ -7,15 +7,14 @@ Source: contract http.gateway.backends.drain.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from mcpbridge.admin.app import Action
+from mcpbridge.admin.app import Action, Asked
 from mcpbridge.bridge import Bridge
 from mcpbridge.core.drain import drain, undrain
 from mcpbridge.core.server import Backend
 from mcpbridge.errors import BridgeError
-
-_BACKENDS = "/backends/"
 
 
 class Operation:
@@ -24,22 +23,19 @@ class Operation:
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
 
-    def named(self, path: str) -> Action | None:
-        """The action of a path below the API's prefix that names a backend; None for another path."""
-        name, _, verb = path.removeprefix(_BACKENDS).rpartition("/")
-        if not path.startswith(_BACKENDS) or verb not in ("drain", "undrain"):
-            return None
+    def actions(self) -> Mapping[str, Action]:
+        """Paths below the API's prefix and what a POST there does."""
+        return {"/backends/*/drain": self._drain, "/backends/*/undrain": self._undrain}
 
-        async def act(_body: dict[str, Any]) -> Any:
-            backend = self._backend(name)
-            if verb == "drain":
-                drain(backend, self._bridge.sessions, self._bridge.spawn)
-            else:
-                undrain(backend)
-            state = "draining" if backend.is_draining else backend.state
-            return {"endpoint": backend.name, "state": state, "in_flight": backend.active}
+    async def _drain(self, asked: Asked) -> Any:
+        backend = self._backend(asked.place)
+        drain(backend, self._bridge.sessions, self._bridge.spawn)
+        return _told(backend)
 
-        return act
+    async def _undrain(self, asked: Asked) -> Any:
+        backend = self._backend(asked.place)
+        undrain(backend)
+        return _told(backend)
 
     def _backend(self, name: str) -> Backend:
         """Raises BridgeError("method_not_found"), which HTTP tells as 404."""
@@ -49,3 +45,8 @@ class Operation:
                     return backend
         known = ", ".join(backend.name for server in self._bridge.servers.values() for backend in server.backends)
         raise BridgeError("method_not_found", f"no backend is named {name!r}; there are: {known or 'none'}", sent=False)
+
+
+def _told(backend: Backend) -> dict[str, Any]:
+    state = "draining" if backend.is_draining else backend.state
+    return {"endpoint": backend.name, "state": state, "in_flight": backend.active}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from mcpbridge import __version__
+from mcpbridge.balancing import Balance
 from mcpbridge.bridge import Bridge
 from mcpbridge.core.exchange import Exchange
 from mcpbridge.core.server import Backend
@@ -24,7 +25,7 @@ from mcpbridge.errors import BridgeError
 from mcpbridge.foresight import Foresight
 from mcpbridge.observe.findings import Conversions, Detections, Unconverted
 from mcpbridge.observe.metrics import Counter, Registry, Summary
-from mcpbridge.observe.sketch import Window, quantile
+from mcpbridge.observe.sketch import Window, percentiles
 from mcpbridge.observe.snapshot import (
     PROTOCOL_NAMES,
     BackendStatus,
@@ -75,11 +76,6 @@ class Rates:
         return round(done / (now - then), 3), round((failures - failures_then) / done, 6) if done else None
 
 
-def percentiles(buckets: Mapping[int, int]) -> Latency:
-    """p50, p95 and p99 of a sketch in milliseconds."""
-    return Latency(*(None if (v := quantile(buckets, q)) is None else round(v * 1000, 3) for q in (0.5, 0.95, 0.99)))
-
-
 class Status:
     """Measures and tells. ``registry`` gets the metrics of attempts and backends; exchanges are the access log's."""
 
@@ -94,10 +90,10 @@ class Status:
         self._latencies: dict[str, Window] = {}  # by backend
         self._rates: dict[str, Rates] = {}
         self._started = time.monotonic()
-        self._balanced: dict[str, tuple[Counter, Summary]] = {}
         self._converted: dict[tuple[str, str, str], tuple[Counter, Summary]] = {}
         self._states: dict[str, str] = {}
         self.foresight: Foresight | None = None
+        self.balance: Balance | None = None
 
     def checked(self, backend: Backend, healthy: bool) -> None:
         """One check of a backend has come to a verdict (``core.checks.Told``)."""
@@ -111,11 +107,13 @@ class Status:
 
     def attempted(self, backend: Backend, x: Exchange, seconds: float, error: BridgeError | CancelledError | None) -> None:
         """One attempt has ended (``core.server.Observe``)."""
+        now = time.monotonic()
         if isinstance(error, CancelledError):
+            if self.balance is not None:
+                self.balance.attempted(backend, x, None, False, now)
             if self._role == "router" and backend.server.name != GATEWAY:
                 self.registry.inc("mcp_router_direct_requests_total", protocol=backend.protocol, result="cancelled")
             return
-        now = time.monotonic()
         failed = error is not None and error.fault.blames == "backend"
         window = self._latencies.get(backend.name)
         if window is None:
@@ -127,19 +125,8 @@ class Status:
         if self._role == "router":
             self._routed(backend, x, seconds, error)
             return
-        pair = self._balanced.get(backend.protocol)
-        if pair is None:
-            pair = self._balanced[backend.protocol] = (
-                self.registry.counter(
-                    "mcp_gateway_load_balancer_requests_total",
-                    strategy=backend.server.balancer.policy.strategy,
-                    selected_protocol=backend.protocol,
-                ),
-                self.registry.summary("mcp_gateway_load_balancer_latency_seconds", backend_protocol=backend.protocol),
-            )
-        pair[0].inc()
-        if x.view.method != "subscriptions/listen":
-            pair[1].observe(seconds)
+        if self.balance is not None:
+            self.balance.attempted(backend, x, None if x.view.method == "subscriptions/listen" else seconds, failed, now)
         if x.caller.protocol != backend.protocol:
             key = (x.caller.protocol, backend.protocol, "failure" if failed else "success")
             converted = self._converted.get(key)
@@ -225,6 +212,7 @@ class Status:
             config=config,
             detection=detection if detection is not None else UNSET,
             conversions=Conversions(self._failed_conversions, tuple(self._unconverted)),
+            load_balancer=UNSET if self.balance is None else self.balance.snapshot(now),
             health_monitoring=UNSET if self.foresight is None else self.foresight.snapshot(),
             events=tuple(bridge.events),
         )
@@ -247,6 +235,7 @@ class Status:
             reason=reason,
             era="modern" if backend.speaks.get("modern") else "legacy" if backend.speaks.get("legacy") else None,
             version=backend.version,
+            weight=backend.weight,
             in_flight=backend.active,
             connections=backend.pool.size,
             breaker=worst_breaker(b.state for b in (backend.breaker, backend.group) if b is not None),

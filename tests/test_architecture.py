@@ -20,6 +20,7 @@ CELLAR = ("config", "observe", "errors", "secrets", "seal", "outbound", "proxies
 ROOMS = ("transports", "detect", "era", "policies", "discovery", "stores", "credentials", "clients", "checks", "demo")
 WIRINGS = ("router", "gateway", "workers")
 ATTIC = (
+    "balancing",
     "bridge",
     "detection",
     "wiring",

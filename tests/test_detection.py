@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mcpbridge.admin.app import Asked
 from mcpbridge.bridge import Bridge
 from mcpbridge.config.servers import ad_hoc
 from mcpbridge.core.server import Backend
@@ -131,14 +132,14 @@ async def test_an_api_caller_gets_verdicts_in_order_and_no_packet_for_what_it_ma
         setting = Setting(bridge, port)
         detect = setting.detection.actions()["/protocols/detect"]
         targets = [f"http://127.0.0.1:{port}/mcp", "http://169.254.169.254/latest", "not an address", f"127.0.0.1:{port}"]
-        told = await detect({"test_endpoint": targets[0], "test_endpoints": targets[1:]})
+        told = await detect(Asked({"test_endpoint": targets[0], "test_endpoints": targets[1:]}))
         assert [(one["protocol"], one["result"]) for one in told["results"]] == [
             ("http", "success"), (None, "refused"), (None, "refused"), ("http", "success"),
         ]  # fmt: skip
         assert told["results"][0].keys() == {
             "target", "protocol", "era", "result", "confidence", "evidence", "duration_ms", "cached",
         }  # fmt: skip
-        again = await detect({"test_endpoint": targets[0]})
+        again = await detect(Asked({"test_endpoint": targets[0]}))
         assert again["results"][0]["cached"] is True
         await setting.reach.close()
 
@@ -150,7 +151,7 @@ async def test_an_api_caller_gets_verdicts_in_order_and_no_packet_for_what_it_ma
 async def test_a_malformed_request_for_detection_is_refused(bridge, body):
     detection = Setting(bridge, 1).detection
     with pytest.raises(BridgeError) as refused:
-        await detection.actions()["/protocols/detect"](body)
+        await detection.actions()["/protocols/detect"](Asked(body))
     assert refused.value.fault.status == 400
 
 
@@ -158,9 +159,9 @@ async def test_a_malformed_request_for_detection_is_refused(bridge, body):
 async def test_an_api_caller_has_ten_detections_a_minute(bridge):
     detect = Setting(bridge, 1).detection.actions()["/protocols/detect"]
     for _ in range(10):
-        await detect({"test_endpoint": "http://10.0.0.1/"})
+        await detect(Asked({"test_endpoint": "http://10.0.0.1/"}))
     with pytest.raises(BridgeError) as refused:
-        await detect({"test_endpoint": "http://10.0.0.1/"})
+        await detect(Asked({"test_endpoint": "http://10.0.0.1/"}))
     assert refused.value.reason == "rate_limited"
 
 
@@ -170,13 +171,13 @@ async def test_the_memory_can_be_cleared_and_filled_anew(bridge):
         setting = Setting(bridge, port)
         actions = setting.detection.actions()
         await setting.backend.check(5.0)
-        assert await actions["/protocols/cache/clear"]({}) == {"cleared": 1}
-        assert await actions["/protocols/cache/clear"]({}) == {"cleared": 0}
+        assert await actions["/protocols/cache/clear"](Asked({})) == {"cleared": 1}
+        assert await actions["/protocols/cache/clear"](Asked({})) == {"cleared": 0}
         assert setting.backend.state == "ok"
-        told = await actions["/protocols/detect/refresh"]({})
+        told = await actions["/protocols/detect/refresh"](Asked({}))
         assert told["refreshed"] == 1 and told["results"][0]["protocol"] == "http"
         assert told["changed"] == [{"target": setting.url, "before": None, "after": "http"}]
-        assert (await actions["/protocols/detect/refresh"]({}))["changed"] == []
+        assert (await actions["/protocols/detect/refresh"](Asked({})))["changed"] == []
         await setting.reach.close()
 
 

@@ -31,8 +31,26 @@ from mcpbridge.policies.hosts import HostRules, is_loopback_host, refusal
 from mcpbridge.transports.http1.server import HttpRequest, Responder
 from mcpbridge.wire.sse import encode_event
 
-Action = Callable[[dict[str, Any]], Awaitable[Any]]
-"""Does something to the bridge with the members of the request's JSON body; what it returns is the answer's JSON."""
+
+class Asked(NamedTuple):
+    """What an action is asked: the members of the request's JSON body, and by whom (a user's name, for people)."""
+
+    members: dict[str, Any]
+    by: str = "local"
+    place: str = ""  # what stands for ``*`` in the action's path
+
+
+Action = Callable[[Asked], Awaitable[Any]]
+"""Does something to the bridge; what it returns is the answer's JSON."""
+
+
+class _Act(NamedTuple):
+    """One row of the actions."""
+
+    method: str
+    run: Action
+    is_strict: bool
+
 
 JSON = ("content-type", "application/json; charset=utf-8")
 NO_STORE = ("cache-control", "no-store")
@@ -55,8 +73,8 @@ class Answer(NamedTuple):
 class App:
     """See the module. ``snapshot`` gives the present Snapshot; ``metrics_path`` None switches metrics off.
 
-    ``named`` finds the action of a path below the prefix that holds a name; such actions are all strict.
-    ``strict``: actions that a local caller needs a token for, too, where anybody can sign in.
+    ``actions``: "PUT /path" or, for a POST, "/path", in which one ``*`` stands for a name; ``strict``: those
+    that a local caller needs a token for, too, where anybody can sign in.
     ``verify`` None: nobody can sign in, so only local callers see everything and act. ``rules``: our names besides loopback.
     ``also``: further paths of protocols' views.
     """
@@ -72,7 +90,6 @@ class App:
         api_prefix: str = API_PREFIX,
         actions: Mapping[str, Action] | None = None,
         strict: Collection[str] = (),
-        named: Callable[[str], Action | None] = lambda _path: None,
         rules: HostRules | None = None,
         also: Mapping[str, str] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -84,10 +101,10 @@ class App:
         self._metrics_path = metrics_path
         self._views = views(api_prefix, also)
         self._stream_path = f"{api_prefix}/status/stream"
-        self._actions = {f"{api_prefix}{path}": action for path, action in (actions or {}).items()}
-        self._strict = {f"{api_prefix}{path}" for path in strict}
-        self._prefix = api_prefix
-        self._named = named
+        self._actions: dict[str, _Act] = {}
+        for key, action in (actions or {}).items():
+            verb, _, place = key.rpartition(" ")
+            self._actions[f"{api_prefix}{place}"] = _Act(verb or "POST", action, key in strict)
         self._rules = rules
         self._sleep = sleep
         self._streams = 0
@@ -132,17 +149,14 @@ class App:
         The body of a HEAD is that of its GET: who writes the answer leaves it out.
         """
         try:
-            action = self._actions.get(path)
-            if action is not None and (method == "POST" or path not in self._views):
-                return await self._act(action, path in self._strict, method, headers, peer, content, id)
-            named = self._named(path.removeprefix(self._prefix)) if path.startswith(self._prefix) else None
-            if named is not None:
-                return await self._act(named, True, method, headers, peer, content, id)
+            act, place = self._action_at(path)
+            if act is not None and (method == act.method or path not in self._views):
+                return await self._act(act, place, method, headers, peer, content, id)
             is_metrics = metrics and path == self._metrics_path
             if not is_metrics and path != self._stream_path and path not in self._views:
                 return _error(404, "nothing is served at this path", "GET /health and /api/v1/status are", id)
             if method not in ("GET", "HEAD"):
-                return _not_allowed("GET, HEAD, POST" if path in self._actions else "GET, HEAD", id)
+                return _not_allowed(f"GET, HEAD, {act.method}" if act is not None else "GET, HEAD", id)
             if is_metrics:
                 self._may_see_all(headers, peer, self._needs_token)
                 from mcpbridge.admin.prometheus import (  # not before somebody asks: many routers never are
@@ -231,18 +245,28 @@ class App:
 
     # Acting
 
+    def _action_at(self, path: str) -> tuple[_Act | None, str]:
+        """The action of a path and what stands for its ``*``, of which a path has one at most."""
+        act = self._actions.get(path)
+        if act is not None:
+            return act, ""
+        for pattern, starred in self._actions.items():
+            head, star, tail = pattern.partition("*")
+            if star and path.startswith(head) and path.endswith(tail) and len(path) > len(head) + len(tail):
+                return starred, path[len(head) : len(path) - len(tail)]
+        return None, ""
+
     async def _act(
-        self, action: Action, strict: bool, method: str, headers: Mapping[str, str], peer: str, content: bytes, id: str
+        self, act: _Act, place: str, method: str, headers: Mapping[str, str], peer: str, content: bytes, id: str
     ) -> Answer:
-        if method != "POST":
-            return _not_allowed("POST", id)
-        if (
-            (strict and self._verify is not None)
-            or self._has_token(headers)
-            or "origin" in headers
-            or not self._is_local(headers, peer)
-        ):
-            require(self._principal(headers), "mcp:admin")
+        if method != act.method:
+            return _not_allowed(act.method, id)
+        by = "local"
+        is_strict = self._verify is not None and act.is_strict
+        if is_strict or self._has_token(headers) or "origin" in headers or not self._is_local(headers, peer):
+            principal = self._principal(headers)
+            require(principal, "mcp:admin")
+            by = principal.subject
         kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
         if kind not in _BODY_TYPES:
             return _error(415, "the body is not JSON", "send Content-Type: application/json", id)
@@ -252,7 +276,7 @@ class App:
             members = None
         if not isinstance(members, dict):
             return _error(400, "the body is no JSON object", "an empty body will do where nothing has to be said", id)
-        return _ok(200, JSON[1], body(await action(members)))
+        return _ok(200, JSON[1], body(await act.run(Asked(members, by, place))))
 
 
 async def _send(answer: Answer, responder: Responder) -> None:

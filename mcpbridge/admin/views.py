@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import asdict, replace
 
-from mcpbridge.admin import foresight, protocols, router
+from mcpbridge.admin import balancing, foresight, protocols, router
 from mcpbridge.errors import FAULTS
 from mcpbridge.observe.snapshot import (
     PROTOCOL_NAMES,
@@ -62,6 +62,10 @@ def views(api_prefix: str = API_PREFIX, also: Mapping[str, str] | None = None) -
         f"{api_prefix}/protocols/detect/failures": View(protocols.detect_failures),
         f"{api_prefix}/protocols/cache": View(protocols.cache),
         f"{api_prefix}/protocols/conversions/failures": View(protocols.conversion_failures),
+        "/health/load-balancer": View(balancing.health),
+        f"{api_prefix}/load-balancer/status": View(balancing.status),
+        f"{api_prefix}/load-balancer/weights": View(balancing.weights),
+        f"{api_prefix}/load-balancer/performance": View(balancing.performance),
         f"{api_prefix}/health/anomalies": View(foresight.anomalies),
         f"{api_prefix}/health/ml-model/status": View(foresight.model),
         f"{api_prefix}/health/prediction-accuracy": View(foresight.accuracy),
@@ -81,7 +85,7 @@ def body(value: Any) -> bytes:
 def redacted(snapshot: Snapshot) -> Snapshot:
     """What anybody may know: no addresses, no commands, no paths, no texts that may hold one."""
     return replace(
-        protocols.redacted(snapshot),
+        balancing.redacted(protocols.redacted(snapshot)),
         protocols=tuple(
             replace(part, reason=_without_places(part.reason), frontend=replace(part.frontend, address=None))
             for part in snapshot.protocols

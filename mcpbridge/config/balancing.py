@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from mcpbridge.config.kinds import BOOL, choice, number
+from mcpbridge.config.kinds import BOOL, DURATION, Kind, choice, number, parse_bool
 from mcpbridge.config.rows import Row, Section
 
 _WEIGHT = number(0, 100)
+_IS_CROSS = Kind("bool", lambda text: "cross_protocol" if parse_bool(text) else "protocol_specific", {"type": "boolean"})
 
 
 class ProtocolWeights(Section, frozen=True, kw_only=True):
@@ -31,6 +32,8 @@ class LoadBalancing(Section, frozen=True, kw_only=True):
         Row(
             choice("cross_protocol", "protocol_specific", "least_conn", "round_robin", "weighted", "priority"),
             "how the protocol is chosen: by weight and health, the client's own, fewest calls, in turn, weight, preference",
+            env=("MCP_CROSS_PROTOCOL_LOAD_BALANCE",),
+            env_kind=_IS_CROSS,
         ),
     ] = "cross_protocol"
     protocol_weights: ProtocolWeights = ProtocolWeights()
@@ -39,3 +42,6 @@ class LoadBalancing(Section, frozen=True, kw_only=True):
     panic_threshold: Annotated[
         float, Row(number(0, 1), "below this share of healthy backends of a server health is ignored")
     ] = 0.5
+    rebalance_interval: Annotated[
+        float, Row(DURATION, "seconds between two rebalances by measured latency and errors; 0: only when asked")
+    ] = 0.0

@@ -27,7 +27,8 @@ class Row(NamedTuple):
     """What is to be known of a field besides its Python type and default.
 
     ``key`` differs from the field's name when the unit belongs to the key (``timeout_ms`` for a field in seconds).
-    ``env`` are the variables of the guide that set it, ``aliases`` full paths of other spellings.
+    ``env`` are the variables of the guide that set it, written as ``env_kind`` where that is not the key's own kind;
+    ``aliases`` full paths of other spellings.
     ``late_secrets`` lets ``${secret:NAME}`` pass: it is resolved where the value is used, never before.
     """
 
@@ -35,6 +36,7 @@ class Row(NamedTuple):
     help: str
     key: str = ""
     env: tuple[str, ...] = ()
+    env_kind: Kind | None = None
     aliases: tuple[str, ...] = ()
     secret: bool = False
     late_secrets: bool = False

@@ -54,6 +54,12 @@ def _from_text(entry: Field, text: str, source: str, env: Mapping[str, str], pro
         problems += [problem._replace(place=Place(source)) for problem in reader.problems]
 
 
+def as_variable(entry: Field) -> Field:
+    """The key as the guide's variables write it."""
+    kind = entry.row.env_kind
+    return entry if kind is None else entry._replace(row=entry.row._replace(kind=kind))
+
+
 def from_guide_variables(fields: Mapping[str, Field], env: Mapping[str, str], problems: list[Problem]) -> dict[str, Found]:
     """The table of section 4. Two variables of one key with different values are a fault."""
     found: dict[str, Found] = {}
@@ -62,7 +68,7 @@ def from_guide_variables(fields: Mapping[str, Field], env: Mapping[str, str], pr
             if not env.get(variable):
                 continue
             try:
-                value = _from_text(entry, env[variable], variable, env, problems)
+                value = _from_text(as_variable(entry), env[variable], variable, env, problems)
             except (ValueError, Unset):
                 continue
             if key in found and found[key].value != value:

@@ -20,6 +20,7 @@ from mcpbridge.wire.message import Members, Message, Notification, Request, Resp
 from mcpbridge.wire.spec import CLIENT_CAPABILITIES, LOG_LEVEL, PROTOCOL_VERSION, name_of
 
 if TYPE_CHECKING:
+    from mcpbridge.core.balance.policy import Strategy
     from mcpbridge.core.client_session import BackChannel, ClientSession
     from mcpbridge.core.server import Backend, Server
     from mcpbridge.core.session import Session
@@ -191,6 +192,7 @@ class Exchange(Struct):
     started: float = field(default_factory=time.monotonic)
     cancel_reason: str | None = None
     force_protocol: str | None = None
+    strategy: Strategy | None = None  # of balancing, for this exchange
     is_part: bool = False  # of a client's message to several servers as one
     notes: dict[str, Any] = {}  # small facts for the access log, e.g. session id to announce
 
@@ -221,6 +223,7 @@ class Exchange(Struct):
             target,
             self.session,
             force_protocol=self.force_protocol,
+            strategy=self.strategy,
             is_part=True,
         )
 

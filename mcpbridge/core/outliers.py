@@ -5,7 +5,7 @@
 
 A breaker stops what certainly fails; an ejection spares calls that might. So it never takes the last backend, nor more than
 SHARE of them (one in any case), and is ignored when nothing else is left. What blames the client or is a tool's own error is no
-failure here (``core.server.Attempt``).
+failure here (``core.attempt``).
 
 Decided here: a backend is compared with the others without itself, because among n equal ones a single outlier is never more
 than sqrt(n - 1) standard deviations from a mean that it is part of; and it must be worse by MARGIN too, so that one failure

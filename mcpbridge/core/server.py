@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from mcpbridge.core.attempt import Attempt
 from mcpbridge.core.balance.choice import Balancer
 from mcpbridge.core.balance.latency import PeakLatency
+from mcpbridge.core.balance.measured import Share
 from mcpbridge.core.balance.policy import Balancing
-from mcpbridge.core.breaker import UNCOUNTED, Breaker
+from mcpbridge.core.breaker import Breaker
 from mcpbridge.core.client_session import AnyLink, ClientSession
 from mcpbridge.core.exchange import Era, Exchange
 from mcpbridge.core.mirror import AnnotatedTools
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 State = Literal["unknown", "ok", "degraded", "down"]
 Isolation = Literal["principal", "shared", "session"]
+MEASURED = 8  # of so many decisions between several backends the time of one is taken
 _log = log("backend")
 
 
@@ -122,8 +125,10 @@ class Backend:
         self.group = group  # the breaker of all backends of this protocol, if there is one
         self.ejection = Record()
         self.cause: str | None = None  # its newest failure, for people
-        self.weight = weight  # 0: a last resort
+        self.weight = weight  # 0: a last resort; may be changed while it runs
+        self.configured_weight = weight
         self.latency = PeakLatency()
+        self.share = Share()
         self.fresh_at = time.monotonic()  # when it came or came back
         self.score = 1.0  # 0.1 to 1: what is foretold of its health
         self.is_draining = False  # no new work, it goes
@@ -315,57 +320,6 @@ class Backend:
                 await session.close()  # a legacy conversation starts clean: the probe has burnt this one
 
 
-class Attempt:
-    """Context of one attempt on one backend."""
-
-    __slots__ = ("_backend", "_group", "_own", "_started", "_x")
-
-    def __init__(self, backend: Backend, x: Exchange) -> None:
-        self._backend = backend
-        self._x = x
-        self._own = self._group = UNCOUNTED
-
-    def __enter__(self) -> None:
-        backend = self._backend
-        self._started = time.perf_counter()
-        backend.begin()
-        if backend.breaker is not None and isinstance(self._x.message, Request):  # what nobody answers tells nothing
-            now = time.monotonic()
-            before = backend.breaker.state
-            self._own = backend.breaker.begin(now)
-            if backend.breaker.state != before:
-                backend.tell_breaker(backend.breaker, "this call decides")
-            if backend.group is not None:
-                before = backend.group.state
-                self._group = backend.group.begin(now)
-                if backend.group.state != before:
-                    backend.tell_breaker(backend.group, "this call decides")
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        seconds = time.perf_counter() - self._started
-        if self._own != UNCOUNTED or self._group != UNCOUNTED:
-            self._judge(error)
-        if error is None or isinstance(error, BridgeError):
-            self._backend.ended(self._x, seconds, error)
-            return
-        self._backend.abandoned()
-        if isinstance(error, asyncio.CancelledError):
-            self._backend.observed(self._x, seconds, error)
-
-    def _judge(self, error: BaseException | None) -> None:
-        """Tell the breakers. What a server answers, errors included, is a success; what the client or we did tells nothing."""
-        failed = isinstance(error, BridgeError) and error.fault.blames == "backend"
-        ok = True if error is None else False if failed else None
-        backend = self._backend
-        for breaker, ticket in ((backend.breaker, self._own), (backend.group, self._group)):
-            if breaker is None:
-                continue
-            before = breaker.state
-            breaker.ended(ticket, ok, time.monotonic() if failed else 0.0)
-            if breaker.state != before:
-                backend.tell_breaker(breaker, str(error or ""))
-
-
 class Server:
     """A configured server: a name, its replicas, and what it said of itself last."""
 
@@ -387,6 +341,7 @@ class Server:
         self.tools = AnnotatedTools()
         self.hello: dict[str, bytes] = {}  # era -> its newest InitializeResult or DiscoverResult, JSON
         self.balancer = Balancer(balancing or Balancing(), random.randrange)
+        self._decisions = 0
         self.on_hello = on_hello  # told when ``hello`` changes
         for backend in backends:
             backend.server = self
@@ -428,7 +383,21 @@ class Server:
                 data["protocol"] = x.force_protocol
                 causes = f"none that speaks {x.force_protocol} is left; there is {causes}"
             raise BridgeError("no_backend", named + causes, sent=False, **data)
-        now = time.monotonic()
+        return self._decide(x, candidates)
+
+    def _decide(self, x: Exchange, candidates: list[Backend]) -> Backend:
+        """One of them. How long that takes is measured now and then."""
+        balancer, now = self.balancer, time.monotonic()
+        self._decisions += 1
+        if self._decisions % MEASURED:
+            return self._best(x, candidates, now)
+        started = time.perf_counter()
+        try:
+            return self._best(x, candidates, now)
+        finally:
+            balancer.took.add(time.perf_counter() - started, now)
+
+    def _best(self, x: Exchange, candidates: list[Backend], now: float) -> Backend:
         open_to_calls = [b for b in candidates if b.refusing(now) is None]
         if not open_to_calls:
             return self._let(x, candidates[0])
@@ -438,7 +407,7 @@ class Server:
         if not panic and balancer.policy.health_aware:
             fit = [b for b in fit if b.state != "down"] or fit
             fit = [b for b in fit if b.ejection.until <= now] or fit
-        return balancer.choose(fit, now, caller=x.caller.protocol, panic=panic)
+        return balancer.choose(fit, now, caller=x.caller.protocol, strategy=x.strategy, panic=panic)
 
     @property
     def stays(self) -> bool:

@@ -100,6 +100,19 @@ def _rows() -> Iterable[Metric]:
         "Time of a call on the chosen backend, quantiles over five minutes.",
     )
     yield Metric(
+        "mcp_gateway_load_balancer_panic",
+        "gauge",
+        {},
+        "1 while so few backends of a server are healthy that its health is ignored.",
+    )
+    yield Metric(
+        "mcp_gateway_protocol_weight",
+        "gauge",
+        {"protocol": PROTOCOL_NAMES, "current_weight": None},
+        "Weight of a protocol in balancing: as configured or set, times what its health and measurements leave of it.",
+        merge="max",
+    )
+    yield Metric(
         "mcp_gateway_protocol_conversion_total",
         "counter",
         {"from": PROTOCOL_NAMES, "to": PROTOCOL_NAMES, "result": _RESULTS},
@@ -361,6 +374,10 @@ class Registry:
     def set(self, name: str, value: float, /, **labels: str) -> None:
         """Set a gauge without a kept handle."""
         self.gauge(name, **labels).set(value)
+
+    def remove(self, name: str, /, **labels: str) -> None:
+        """Forget one series, which is no longer true; a handle of it that somebody kept counts for nobody."""
+        self._series[name].pop(tuple(labels[label] for label in METRICS[name].labels), None)
 
     def observe(self, name: str, value: float, /, **labels: str) -> None:
         """Observe seconds without a kept handle: for rare events."""

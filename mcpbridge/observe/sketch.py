@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import ceil, log
 
+import msgspec
+
 ERROR = 0.01
 _GAMMA = (1 + ERROR) / (1 - ERROR)
 _PER_LOG = 1 / log(_GAMMA)
@@ -92,3 +94,26 @@ def quantile(buckets: Mapping[int, int], q: float) -> float | None:
         if rank <= 0:
             return value_of(bucket)
     raise AssertionError("a rank lies within the count")
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Percentiles over the sliding window, in milliseconds where nothing else is said; None without samples."""
+
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+def percentiles(buckets: Mapping[int, int], per_second: float = 1000.0) -> Latency:
+    """p50, p95 and p99 of a sketch of seconds, in a unit of which a second has ``per_second``."""
+    return Latency(*(None if (v := quantile(buckets, q)) is None else round(v * per_second, 3) for q in (0.5, 0.95, 0.99)))
+
+
+def largest(parts: Iterable[Latency]) -> Latency:
+    """Percentiles cannot be added: the largest ones, which bound the true ones from above."""
+    known = list(parts)
+
+    def most(values: Iterable[float | None]) -> float | None:
+        return max((value for value in values if value is not None), default=None)
+
+    return Latency(most(p.p50 for p in known), most(p.p95 for p in known), most(p.p99 for p in known))

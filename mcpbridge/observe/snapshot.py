@@ -19,8 +19,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from mcpbridge.observe.balancing import LoadBalancer, merge_load_balancers
 from mcpbridge.observe.findings import Conversions, Detections
 from mcpbridge.observe.foresight import Foresight
+from mcpbridge.observe.sketch import Latency as Latency
+from mcpbridge.observe.sketch import largest
 
 SCHEMA: Literal["mcpbridge.status/v1"] = "mcpbridge.status/v1"
 PROTOCOL_NAMES = ("stdio", "websocket", "http", "sse", "tcp_binary")
@@ -33,14 +36,6 @@ Breaker = Literal["closed", "half_open", "open"]
 _SERVING = frozenset({"ok", "degraded"})
 _WORST_FIRST: tuple[State, ...] = ("down", "draining", "starting")
 _BREAKERS: tuple[Breaker, ...] = ("closed", "half_open", "open")
-
-
-class Latency(msgspec.Struct, frozen=True):
-    """Percentiles in milliseconds over the sliding window; None without samples."""
-
-    p50: float | None = None
-    p95: float | None = None
-    p99: float | None = None
 
 
 class Frontend(msgspec.Struct, frozen=True):
@@ -156,6 +151,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     detection: Detections | msgspec.UnsetType = msgspec.UNSET
     conversions: Conversions | msgspec.UnsetType = msgspec.UNSET
     health_monitoring: Foresight | msgspec.UnsetType = msgspec.UNSET
+    load_balancer: LoadBalancer | msgspec.UnsetType = msgspec.UNSET
     events: tuple[Event, ...] = ()
     schema: Literal["mcpbridge.status/v1"] = SCHEMA
 
@@ -262,6 +258,9 @@ def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
         detection=first.detection,  # each worker has a memory of its own
         conversions=first.conversions,
         health_monitoring=first.health_monitoring,
+        load_balancer=merge_load_balancers(
+            [s.load_balancer for s in snapshots if not isinstance(s.load_balancer, msgspec.UnsetType)]
+        ),
         events=tuple(events[-MAX_EVENTS:]),
     )
 
@@ -285,7 +284,7 @@ def _merge_protocol(parts: list[ProtocolStatus], backends: list[BackendStatus]) 
         backends=tally(backends),
         requests_per_sec=rate if rated else None,
         error_rate=failing / rate if rate else _largest(part.error_rate for part in parts),
-        latency_ms=_merge_latency([part.latency_ms for part in parts]),
+        latency_ms=largest([part.latency_ms for part in parts]),
         breaker=worst_breaker(part.breaker for part in parts),
         last_check=_latest(part.last_check for part in parts),
     )
@@ -306,7 +305,7 @@ def _merge_backend(parts: list[BackendStatus]) -> BackendStatus:
         breaker=worst_breaker(part.breaker for part in parts),
         health_score=sum(scores) / len(scores) if scores else None,
         consecutive_failures=max(part.consecutive_failures for part in parts),
-        latency_ms=_merge_latency([part.latency_ms for part in parts]),
+        latency_ms=largest([part.latency_ms for part in parts]),
         error_rate=_largest(part.error_rate for part in parts),
         since=_latest(part.since for part in parts),
     )
@@ -316,10 +315,6 @@ def _merge_sessions(parts: list[Sessions]) -> Sessions:
     # Every process counts its own memory store; a store that the processes share is counted once.
     count = sum if parts[0].store == "memory" else max
     return Sessions(parts[0].store, count(part.active for part in parts), all(part.store_healthy for part in parts))
-
-
-def _merge_latency(parts: list[Latency]) -> Latency:
-    return Latency(_largest(p.p50 for p in parts), _largest(p.p95 for p in parts), _largest(p.p99 for p in parts))
 
 
 def _largest(values: Iterable[float | None]) -> float | None:

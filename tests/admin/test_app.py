@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from mcpbridge.admin.app import MAX_STREAMS, Answer, App
+from mcpbridge.admin.app import MAX_STREAMS, Answer, App, Asked
 from mcpbridge.admin.client import fetch, watch
 from mcpbridge.observe.metrics import METRICS, Registry
 from mcpbridge.observe.snapshot import BackendStatus, Frontend, ProtocolStatus, Sessions, Snapshot, State, decode
@@ -47,8 +47,8 @@ def snapshot(sequence: int = 1, status: State = "ok") -> Snapshot:
     )
 
 
-async def ping(members: dict[str, Any]) -> Any:
-    return {"did": members}
+async def ping(asked: Asked) -> Any:
+    return {"did": asked.members}
 
 
 def app(**more: Any) -> App:
@@ -267,10 +267,23 @@ async def test_without_sign_in_only_local_callers_act():
 
 
 async def test_a_refused_action_is_not_run():
-    async def never(members: dict[str, Any]) -> Any:
+    async def never(asked: Asked) -> Any:
         raise AssertionError("it ran")
 
     assert (await ask("POST", "/api/v1/never", peer=FAR, on=app(actions={"/never": never}))).status == 401
+
+
+async def test_an_action_has_its_method_and_learns_its_place_and_who_asks():
+    async def tell(asked: Asked) -> Any:
+        return {"place": asked.place, "by": asked.by, "members": asked.members}
+
+    on = app(actions={"PUT /weights": tell, "/backends/*/drain": tell})
+    assert value(await ask("PUT", "/api/v1/weights", content=b'{"a":1}', on=on))["members"] == {"a": 1}
+    assert dict((await ask("POST", "/api/v1/weights", on=on)).headers)["allow"] == "PUT"
+    answer = await ask("POST", "/api/v1/backends/git/0/drain", headers=token(ADMIN), peer=FAR, on=on)
+    assert value(answer) == {"place": "git/0", "by": "admin", "members": {}}
+    assert (await ask("POST", "/api/v1/backends/drain", on=on)).status == 404
+    assert (await ask("POST", "/api/v1/backends//drain", on=on)).status == 404
 
 
 @pytest.mark.requirement("http.common.content-type")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcpbridge.observe.balancing import LoadBalancer, ProtocolShare
 from mcpbridge.observe.snapshot import (
     PROTOCOL_NAMES,
     BackendStatus,
@@ -105,7 +106,7 @@ def test_the_parts_have_the_members_of_the_contract_example():
 
 def test_a_newer_document_with_more_parts_still_decodes():
     document = json.loads(encode(snapshot()))
-    document["load_balancer"] = {"strategy": "cross_protocol"}
+    document["weather"] = {"forecast": "fair"}
     assert decode(json.dumps(document).encode()) == snapshot()
 
 
@@ -126,7 +127,7 @@ def test_500_backends_stay_below_one_mebibyte():
 def test_the_json_schema_covers_the_document():
     schema = json_schema()
     members = schema["$defs"]["Snapshot"]["properties"]
-    lacking = {"detection", "conversions", "health_monitoring"}  # parts that a program may lack
+    lacking = {"detection", "conversions", "health_monitoring", "load_balancer"}  # parts that a program may lack
     assert set(members) == set(json.loads(encode(snapshot()))) | lacking
 
 
@@ -235,3 +236,47 @@ def test_the_event_ring_keeps_the_newest_200_in_order():
     odd = tuple(Event(timestamp(i), "info", "e", str(i)) for i in range(1, 300, 2))
     even = tuple(Event(timestamp(i), "info", "e", str(i)) for i in range(0, 300, 2))
     assert [e.message for e in merge([snapshot(events=odd), snapshot(events=even)]).events] == [str(i) for i in range(100, 300)]
+
+
+def balancer(calls: dict[str, int], target: dict[str, float], **changes: object) -> LoadBalancer:
+    total = sum(calls.values())
+    shares = tuple(
+        ProtocolShare(
+            name,
+            1.0,
+            1.0,
+            True,
+            1,
+            1,
+            n,
+            n,
+            target[name] if total else None,
+            n / total if total else None,
+            Latency(n),
+            0.5 * bool(n),
+        )
+        for name, n in calls.items()
+    )
+    base = LoadBalancer(
+        healthy=True, strategy="weighted", endpoint_strategy="least_conn", health_aware=True, fallback_enabled=True,
+        panic=False, since="2026-11-23T14:00:00.000Z",
+        requests_total=total, eligible=2, total=2, protocols=shares, weights={}, defaults={},
+        factors={}, endpoints={}, window_sec=300.0, requests_window=total, decisions_total=total,
+        failovers_total=1, retries_total=1,
+    )  # fmt: skip
+    return msgspec.structs.replace(base, **changes)
+
+
+def test_balancing_of_several_workers_adds_up_by_their_calls():
+    target = {"http": 0.5, "stdio": 0.5}
+    busy = balancer({"http": 60, "stdio": 20}, target, weights={"http": 2.0}, changed_at="2026-11-23T15:00:00.000Z")
+    calm = balancer({"http": 0, "stdio": 20}, {"http": 0.0, "stdio": 1.0}, panic=True, panicking=("a",))
+    idle = balancer({"http": 0, "stdio": 0}, target, failovers_total=0)
+    merged = merge([snapshot(load_balancer=part) for part in (busy, calm, idle)] + [snapshot()]).load_balancer
+    assert isinstance(merged, LoadBalancer)
+    assert (merged.requests_total, merged.failovers_total, merged.panic, merged.panicking) == (100, 2, True, ("a",))
+    assert merged.weights == {"http": 2.0}
+    http, stdio = merged.protocols
+    assert (http.actual_share, http.target_share, stdio.actual_share, stdio.target_share) == (0.6, 0.4, 0.4, 0.6)
+    assert (merged.imbalance, http.latency_ms.p50, http.error_rate, http.requests_total) == (0.2, 60, 0.5, 60)
+    assert decode(encode(snapshot(load_balancer=merged))).load_balancer == merged

@@ -12,15 +12,15 @@ Source: issue 5 item 1; contract section 3.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from mcpbridge.core.balance.latency import PeakLatency
-from mcpbridge.core.balance.policy import Balancing, Strategy
+from mcpbridge.core.balance.policy import FLOOR, Balancing, Strategy
 from mcpbridge.core.balance.smooth import Smooth
+from mcpbridge.observe.sketch import Window
 
 SLOW_START: Final = 30.0  # seconds over which a new or recovered backend gets its full share
-FLOOR: Final = 0.1
 DEGRADED: Final = 0.25  # what is left of the share of a backend that missed a check
 
 
@@ -56,6 +56,7 @@ class Balancer:
         self._groups = Smooth()
         self._turns = Smooth()
         self._shares = Smooth()
+        self.took = Window()  # how long decisions take, seconds
 
     def is_panicking(self, members: Sequence[Candidate], now: float) -> bool:
         """Whether so few of a server's backends are eligible that sparing the others would drown these."""
@@ -74,6 +75,18 @@ class Balancer:
         group = groups[self._group(groups, now, caller, strategy or self.policy.strategy, panic)]
         return group[0] if len(group) == 1 else self._endpoint(group, now, panic)
 
+    def targets(self, members: Sequence[Candidate], now: float) -> dict[str, float] | None:
+        """The share of each protocol in the calls of these members' server; None for a strategy that aims at none."""
+        groups: dict[str, list[Candidate]] = {}
+        eligible = [one for one in members if one.is_eligible(now)]
+        for one in [one for one in eligible if one.weight * self.policy.weight(one.protocol) > 0.0] or eligible:
+            groups.setdefault(one.protocol, []).append(one)
+        if self.policy.strategy not in ("cross_protocol", "weighted", "round_robin"):
+            return None
+        weights = self._weights(groups, now, self.policy.strategy, self.is_panicking(members, now))
+        total = sum(weights.values())
+        return {name: weight / total for name, weight in weights.items()}
+
     def _group(self, groups: dict[str, list[C]], now: float, caller: str, strategy: Strategy, panic: bool) -> str:
         first = next(iter(groups))
         if len(groups) == 1 or strategy == "priority":
@@ -82,13 +95,18 @@ class Balancer:
             return caller if caller in groups else first
         if strategy == "least_conn":
             return min(groups, key=lambda name: sum(one.active for one in groups[name]) / len(groups[name]))
+        return self._groups.choose(self._weights(groups, now, strategy, panic))
+
+    def _weights(
+        self, groups: Mapping[str, Sequence[Candidate]], now: float, strategy: Strategy, panic: bool
+    ) -> dict[str, float]:
         if strategy == "round_robin":
-            return self._groups.choose(dict.fromkeys(groups, 1.0))
+            return dict.fromkeys(groups, 1.0)
         weights = {name: self.policy.weight(name) or 1.0 for name in groups}  # zeros: only last resorts are left
         if strategy == "cross_protocol" and not panic:
             for name, group in groups.items():
                 weights[name] *= sum(self.health(one, now) for one in group) / len(group)
-        return self._groups.choose(weights)
+        return weights
 
     def _endpoint(self, group: Sequence[C], now: float, panic: bool) -> C:
         strategy = self.policy.endpoint_strategy
@@ -107,8 +125,11 @@ class Balancer:
         return min(two, key=lambda one: one.latency.cost(one.active, now) / ((one.weight or 1.0) * health(one, now)))
 
     def health(self, one: Candidate, now: float) -> float:
-        """0.1 to 1: what is foretold of it, less when it is degraded and while it warms up."""
-        warm = max(FLOOR, min(1.0, (now - one.fresh_at) / SLOW_START))
+        """0.1 to 1: ``worth``, and less while it warms up."""
+        return max(FLOOR, self.worth(one) * min(1.0, (now - one.fresh_at) / SLOW_START))
+
+    def worth(self, one: Candidate) -> float:
+        """0.1 to 1: what is foretold of it, less when it is degraded; always 1 where health is not to count."""
         if not self.policy.health_aware:
-            return warm
-        return max(FLOOR, one.score * warm * (DEGRADED if one.state == "degraded" else 1.0))
+            return 1.0
+        return max(FLOOR, one.score * (DEGRADED if one.state == "degraded" else 1.0))

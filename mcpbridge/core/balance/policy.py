@@ -1,19 +1,39 @@
-"""What decides where calls go: the configured strategies and weights.
+"""What decides where calls go: the configured strategies, and weights that may change while the process runs.
 
-Source: contract section 3.1 (``load_balancing``, ``routing``).
+    weight of a protocol = base (configured, or as somebody set it) x measured factors (see ``rebalance``)
+
+Source: contract section 3.1 (``load_balancing``, ``routing``), http.gateway.lb.weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 Strategy = Literal["cross_protocol", "protocol_specific", "least_conn", "round_robin", "weighted", "priority"]
 EndpointStrategy = Literal["cross_protocol_least_conn", "least_conn", "round_robin", "weighted"]
 
+REQUESTABLE: Final[Mapping[str, Strategy]] = {
+    "cross_protocol": "cross_protocol",
+    "protocol_specific": "protocol_specific",
+    "least_conn": "least_conn",
+    "round_robin": "round_robin",
+    "weighted": "weighted",
+}
+"""What ``X-Load-Balance`` may ask for. Source: contract http.gateway.execute.load-balance."""
 WEIGHTS: Final[Mapping[str, float]] = {"stdio": 1.5, "tcp_binary": 1.3, "websocket": 1.2, "http": 1.0, "sse": 0.8}
 PREFERENCE: Final = tuple(WEIGHTS)
+FLOOR: Final = 0.1
+"""What is left at least of a weight, however bad the health or the measurements: who gets no calls cannot get better."""
+HIGHEST: Final = 100.0  # a weight
+
+
+class Factors(NamedTuple):
+    """What measurements make of a protocol's weight, 0.1 to 1 each."""
+
+    latency: float = 1.0
+    errors: float = 1.0
 
 
 @dataclass(slots=True)
@@ -25,15 +45,40 @@ class Balancing:
 
     strategy: Strategy = "cross_protocol"
     endpoint_strategy: EndpointStrategy = "cross_protocol_least_conn"
-    weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))  # the base; ``defaults`` is the configured one
     preference: tuple[str, ...] = PREFERENCE
     health_aware: bool = True
     fallback_enabled: bool = True
     panic_threshold: float = 0.5
+    defaults: Mapping[str, float] = field(init=False)
+    factors: dict[str, Factors] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.defaults = dict(self.weights)
 
     def weight(self, protocol: str) -> float:
-        return self.weights.get(protocol, 1.0)
+        """The weight of a protocol, without the health of its backends."""
+        base = self.weights.get(protocol, 1.0)
+        measured = self.factors.get(protocol)
+        return base if measured is None else base * max(FLOOR, measured.latency * measured.errors)
 
     def rank(self, protocol: str) -> int:
         """Its place in the order of preference; those not named come last."""
         return self.preference.index(protocol) if protocol in self.preference else len(self.preference)
+
+    def reset(self) -> None:
+        """Back to the configuration."""
+        self.weights = dict(self.defaults)
+        self.factors = {}
+
+
+def wrong_weights(weights: Mapping[str, object]) -> str | None:
+    """Why these cannot be weights; None when they can. One of 0 is a last resort, which needs another one to stand behind."""
+    for name, weight in weights.items():
+        if (
+            isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= HIGHEST
+        ):  # NaN is none of these
+            return f"{name}: a number from 0 to {HIGHEST:g} expected"
+    if weights and not any(weights.values()):
+        return "all are 0, so none would be better than another"
+    return None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
+from mcpbridge.core.balance.policy import REQUESTABLE, Strategy
 from mcpbridge.core.events import OpenLog
 from mcpbridge.core.exchange import Caller, Deadline, Exchange, Handler, NoReply, Reply, SessionMethod, SessionOp, View, view_of
 from mcpbridge.core.server import Server
@@ -67,7 +68,7 @@ class HttpFrontend:
         try:
             message = parse(request.body)
             era = classify(message, request.headers.get("mcp-protocol-version"))
-            forced = forced_protocol(request.headers, message)
+            forced, strategy = wishes(request.headers, message)
         except BridgeError as error:
             await refuse(responder, error.id, error, error.fault.status, request.id)
             return
@@ -75,7 +76,8 @@ class HttpFrontend:
             await self._batch(message, request, responder, target)
             return
         caller = Caller("http", era, request.peer, request.headers, request_id=request.id)
-        x = Exchange(message, view_of(message, era), caller, _NOBODY, self._new_deadline(), target, force_protocol=forced)
+        x = Exchange(message, view_of(message, era), caller, _NOBODY, self._new_deadline(), target)
+        x.force_protocol, x.strategy = forced, strategy
         if era == "modern":
             await self._modern(x, responder)
         else:
@@ -193,13 +195,21 @@ def _refused(x: Exchange, error: BridgeError) -> tuple[Response | None, int]:
     return m.error(None, to_wire(error, x.caller.request_id)), status
 
 
-def forced_protocol(headers: Headers, message: Message | list[Message]) -> str | None:
-    """The one protocol that ``X-Force-Protocol`` leaves. Raises BridgeError("invalid_request") for one that is not known."""
-    forced = headers.get("x-force-protocol")
+def wishes(headers: Headers, message: Message | list[Message]) -> tuple[str | None, Strategy | None]:
+    """The one protocol that ``X-Force-Protocol`` leaves, and how ``X-Load-Balance`` shares this call.
+
+    Raises BridgeError("invalid_request") for a protocol or a strategy that is not known.
+    """
+    forced, named = headers.get("x-force-protocol"), headers.get("x-load-balance")
+    if forced is None and named is None:
+        return None, None
+    strategy = None if named is None else REQUESTABLE.get(named.strip().lower().replace("-", "_"))
+    id = message.id if isinstance(message, Request) else None
     if forced is not None and forced not in PROTOCOL_NAMES:
-        id = message.id if isinstance(message, Request) else None
         raise BridgeError("invalid_request", f"X-Force-Protocol: one of {', '.join(PROTOCOL_NAMES)}", id=id)
-    return forced
+    if named is not None and strategy is None:
+        raise BridgeError("invalid_request", f"X-Load-Balance: one of {', '.join(REQUESTABLE)}", id=id)
+    return forced, strategy
 
 
 class ModernReply:
