@@ -13,8 +13,9 @@ import asyncio
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from itertools import count
 from typing import Any, Literal, NamedTuple
 
 from mcpbridge.core.aggregate.endpoint import Endpoint, Part, announce
@@ -23,7 +24,8 @@ from mcpbridge.core.backoff import Backoff
 from mcpbridge.core.balance.policy import Balancing
 from mcpbridge.core.breaker import Breaker, Rules
 from mcpbridge.core.checks import Checks
-from mcpbridge.core.client_session import ClientSession, ClientSessions
+from mcpbridge.core.client_session import AnyLink, ClientSession, ClientSessions
+from mcpbridge.core.drain import drain, finish
 from mcpbridge.core.exchange import QUESTION_WAIT, Exchange, Handler, Policy, SessionOp
 from mcpbridge.core.forward import forward
 from mcpbridge.core.mirror import mirror
@@ -100,6 +102,11 @@ class Bridge:
         self.events: deque[Event] = deque(maxlen=200)
         self.draining = asyncio.Event()
         self._prefixes: dict[str, bool] = {}
+        self._parts: list[Part] = []
+        self._endpoints: list[Endpoint] = []
+        self._checks: Checks | None = None
+        self._watching: dict[Backend, asyncio.Task[None]] = {}
+        self._retiring: dict[Backend, asyncio.Task[None]] = {}  # taken away, not finished yet
         self._eras = eras
         self._start_timeout = start_timeout
         self._max_attempts = max_attempts
@@ -115,7 +122,6 @@ class Bridge:
         self._ejected = ejected
         self._group: asyncio.TaskGroup
         self._tasks: set[asyncio.Task[None]] = set()
-        self._checks: Checks | None = None
         self._is_ending = False
         self._exit = AsyncExitStack()
         self._attempt: Handler = compose([timeout(parked_ttl)], call_backend)
@@ -135,7 +141,8 @@ class Bridge:
                 if self._eras is not None:
                     await self._eras.close()
                 await asyncio.gather(*(session.close() for session in self.sessions), return_exceptions=True)
-                pools = [backend.pool for server in self.servers.values() for backend in server.backends]
+                backends = [backend for server in self.servers.values() for backend in server.backends]
+                pools = [backend.pool for backend in (*backends, *self._retiring)]
                 await asyncio.gather(*(pool.close() for pool in pools), return_exceptions=True)
         except TimeoutError:
             _log.warn("some servers did not end in time; their processes are killed")
@@ -176,39 +183,129 @@ class Bridge:
     ) -> Server:
         """Add a server with one or more equal endpoints. ``limit``: most conversations of one backend. ``idle_timeout``:
         seconds an unused shared conversation is kept, 0 for the default of its kind."""
-        backends = []
-        for number, way in enumerate(endpoints):
-            backend = Backend(
-                f"{name}/{number}",
-                way.protocol,
-                way.address,
-                way.dial,
-                self.spawn,
-                observe=self._observe,
-                eras=self._eras,
-                breaker=Breaker(self._breaker) if self._breaker is not None else None,
-                group=self._group_of(way.protocol),
-                failures=self._failures,
-                recoveries=self._recoveries,
-                weight=way.weight,
-            )
-            backend.pool = Pool(
-                backend,
-                limit=way.limit or (limit if way.is_child else max(limit, 1000)),
-                start_timeout=self._start_timeout,
-                backoff=Backoff() if way.is_child else None,
-                idle_timeout=idle_timeout or (0.0 if way.is_child else IDLE_SHARED),
-            )
-            backend.states = self.states
-            backend.task_seals = self._task_seals
-            backend.on_turn = self._turned
-            backend.on_ejected = self._told_ejected
-            backend.on_breaker = self._tell_breaker
-            backends.append(backend)
+        backends = [self._backend(f"{name}/{number}", way, limit, idle_timeout) for number, way in enumerate(endpoints)]
         server = self.servers[name] = Server(name, backends, namespace=namespace, isolation=isolation, balancing=self.balancing)
         self._prefixes[name] = prefix
-        self._watch(server)
+        self._look_after(backends)
         return server
+
+    def _backend(self, name: str, way: Way, limit: int, idle_timeout: float) -> Backend:
+        backend = Backend(
+            name,
+            way.protocol,
+            way.address,
+            way.dial,
+            self.spawn,
+            observe=self._observe,
+            eras=self._eras,
+            breaker=Breaker(self._breaker) if self._breaker is not None else None,
+            group=self._group_of(way.protocol),
+            failures=self._failures,
+            recoveries=self._recoveries,
+            weight=way.weight,
+        )
+        backend.pool = Pool(
+            backend,
+            limit=way.limit or (limit if way.is_child else max(limit, 1000)),
+            start_timeout=self._start_timeout,
+            backoff=Backoff() if way.is_child else None,
+            idle_timeout=idle_timeout or (0.0 if way.is_child else IDLE_SHARED),
+        )
+        backend.states = self.states
+        backend.task_seals = self._task_seals
+        backend.on_turn = self._turned
+        backend.on_ejected = self._told_ejected
+        backend.on_breaker = self._tell_breaker
+        return backend
+
+    # The set of servers changes while clients are here; ``arrange`` is what they see of it.
+
+    def replace(
+        self, server: Server, ends: Sequence[Backend | Way], *, limit: int = 20, idle_timeout: float = 0.0
+    ) -> list[Backend]:
+        """Give a server other endpoints; those that stay are named by their backend. All of its backends, in order: the others
+        drain and are closed."""
+        taken = {end.name for end in (*server.backends, *server.leaving)}
+        free = (name for number in count() if (name := f"{server.name}/{number}") not in taken)
+        backends = [end if isinstance(end, Backend) else self._backend(next(free), end, limit, idle_timeout) for end in ends]
+        gone = [backend for backend in server.backends if backend not in backends]
+        fresh = [backend for backend in backends if backend not in server.backends]
+        for backend in fresh:
+            backend.server = server
+        server.leaving += gone
+        server.backends = backends
+        self._look_after(fresh)
+        for backend in gone:
+            self._retire(backend)
+        return backends
+
+    def remove(self, server: Server) -> None:
+        """Take a server away: nobody calls it any more, what is in flight ends, then its conversations do."""
+        del self.servers[server.name], self._prefixes[server.name]
+        for session in self.sessions:
+            session.missing.pop(server.name, None)
+        links = self._unlink(server)
+        for backend in server.backends:
+            self._retire(backend)
+        self.spawn(self._close_late(links, server))
+
+    def _unlink(self, server: Server) -> list[AnyLink]:
+        """No session is linked to the server any more; each is told. The links, which may have calls in flight."""
+        links: list[AnyLink] = []
+        for session in self.sessions:
+            for place, link in list(session.links.items()):
+                if link.server is server:
+                    links.append(session.links.pop(place))
+                    announce(session, server)
+        return links
+
+    async def gone(self, backend: Backend) -> None:
+        """Until a backend that was taken away has finished."""
+        if backend in self._retiring:
+            await asyncio.wait([self._retiring[backend]])
+
+    def arrange(self, prefixes: Mapping[str, bool]) -> None:
+        """Show the servers in this order, with or without a prefix; others come behind, as they were. Clients hear of it."""
+        before = set(self._parts)
+        self._prefixes = {**prefixes, **{name: old for name, old in self._prefixes.items() if name not in prefixes}}
+        servers = {name: self.servers[name] for name in self._prefixes}
+        self.servers.clear()
+        self.servers.update(servers)
+        parts = [Part(server, self._prefixes[name]) for name, server in servers.items()]
+        if parts == self._parts:
+            return
+        self._parts = parts
+        for endpoint in self._endpoints:
+            endpoint.change(self._parts)
+        fresh = [part.server for part in self._parts if part not in before]
+        for session in self.sessions:
+            if session.face is None or session.initialize is None:
+                continue
+            for server in fresh:
+                if server.name in session.links:
+                    announce(session, server)  # under another name
+                else:
+                    session.missing[server.name] = "it has just been added"
+                    self.spawn(self._join(session, server.backends[0]))
+
+    def _retire(self, backend: Backend) -> None:
+        drain(backend, self.sessions, self.spawn)
+        watching = self._watching.pop(backend, None)
+        if watching is not None:
+            watching.cancel("it is taken away")
+        self._retiring[backend] = self.spawn(self._end(backend))
+
+    async def _end(self, backend: Backend) -> None:
+        await finish(backend)
+        if backend in backend.server.leaving:
+            backend.server.leaving.remove(backend)
+        del self._retiring[backend]
+
+    async def _close_late(self, links: list[AnyLink], server: Server) -> None:
+        ending = [self._retiring[backend] for backend in server.backends if backend in self._retiring]
+        await asyncio.gather(*ending, return_exceptions=True)
+        links += self._unlink(server)  # those that were being opened
+        await asyncio.gather(*(link.close() for link in links), return_exceptions=True)
 
     def _group_of(self, protocol: str) -> Breaker | None:
         if self._breaker is None or not self._per_protocol:
@@ -217,8 +314,19 @@ class Bridge:
 
     def endpoint(self, visible: Visible = lambda *_: True) -> Endpoint:
         """One endpoint over all servers."""
-        parts = [Part(server, self._prefixes[name]) for name, server in self.servers.items()]
-        return Endpoint(parts, self.one, self._sealer, wait=self._list_wait, max_name=self._max_name, visible=visible)
+        self._parts = [Part(server, self._prefixes[name]) for name, server in self.servers.items()]
+        endpoint = Endpoint(
+            self._parts,
+            self.one,
+            self._sealer,
+            self.spawn,
+            self.states,
+            wait=self._list_wait,
+            max_name=self._max_name,
+            visible=visible,
+        )
+        self._endpoints.append(endpoint)
+        return endpoint
 
     def front(self, policies: Sequence[Policy], many: Handler) -> Handler:
         """The front ring around routing."""
@@ -228,12 +336,12 @@ class Bridge:
         """Look at every server now, and again: what is known before the first client is not waited for. Later ones too."""
         self._checks = checks
         for server in self.servers.values():
-            self._watch(server)
+            self._look_after(server.backends)
 
-    def _watch(self, server: Server) -> None:
+    def _look_after(self, backends: Iterable[Backend]) -> None:
         if self._checks is not None:
-            for backend in server.backends:
-                self.spawn(self._checks.keep(backend))
+            for backend in backends:
+                self._watching[backend] = self.spawn(self._checks.keep(backend))
 
     def _tell_breaker(self, backend: Backend, breaker: Breaker, said: str) -> None:
         level = "info" if breaker.state == "closed" else "warn"
@@ -277,7 +385,7 @@ class Bridge:
             if looks % SUMMARY == 0:
                 self.tell_shares()
             await self.sessions.sweep()
-            for server in self.servers.values():
+            for server in list(self.servers.values()):
                 for backend in server.backends:
                     await backend.pool.sweep()
 

@@ -11,9 +11,10 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,7 +26,7 @@ from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.core.detect import Target
 from mcpbridge.core.exchange import Era
 from mcpbridge.core.ports import Dial, Inbox, Upstream
-from mcpbridge.core.server import Server
+from mcpbridge.core.server import Backend, Server
 from mcpbridge.detect.detector import Detector
 from mcpbridge.detect.dial import DetectedDial
 from mcpbridge.observe.log import log
@@ -43,6 +44,35 @@ from mcpbridge.transports.stdio.socket import dial as dial_socket
 from mcpbridge.transports.tcp_binary.dial import dial as dial_tcp
 
 _log = log("bridge")
+_RULES = ("isolation", "max_children", "idle_timeout")  # of a server: with another one it is a new server
+PoolKey = tuple[str, ssl.SSLContext | None]
+"""The connections to one origin with one kind of TLS."""
+
+
+class Changes(NamedTuple):
+    """Names of the servers that came, went, or have other endpoints, weights or rules."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+
+class _End:
+    """One endpoint, its backend once there is one, and the connections that it uses."""
+
+    def __init__(self, spec: EndpointSpec) -> None:
+        self.spec = spec
+        self.pools: set[PoolKey] = set()
+        self.backend: Backend | None = None
+        self.way: Way
+
+
+class _Served(NamedTuple):
+    """A server as it is reached now."""
+
+    spec: ServerSpec
+    server: Server
+    ends: list[_End]
 
 
 class Reach:
@@ -83,44 +113,139 @@ class Reach:
         self._sse = sse
         self._tls = tls
         self._contexts: dict[frozenset[tuple[str, str]], ssl.SSLContext] = {}  # by the tls of endpoints
-        self.pools: dict[tuple[str, ssl.SSLContext | None], HttpPool] = {}
-        self.detected: list[DetectedDial] = []
+        self.pools: dict[PoolKey, HttpPool] = {}
+        self._served: dict[str, _Served] = {}
+        self._leaving: list[_End] = []
 
-    def add(self, spec: ServerSpec, *, prefix: bool = True) -> Server:
-        """Add a configured server to the bridge."""
-        try:
-            ways = [self._way(spec.name, endpoint) for endpoint in spec.endpoints]
-        except OSError as error:  # of ssl too
-            why = f"server {spec.name!r}: the files of its tls cannot be used: {error}"
-            raise ConfigError(
-                [Problem(spec.place, why, "PEM files that exist; certificate and key belong together")]
-            ) from error
+    def add(self, spec: ServerSpec, *, prefix: bool = True, ends: list[_End] | None = None) -> Server:
+        """Add a configured server to the bridge, and nothing else changes. Raises ConfigError."""
+        ends = ends if ends is not None else self._ends(spec)
         server = self._bridge.add(
             spec.name,
-            ways,
+            [end.way for end in ends],
             isolation=spec.isolation,
             limit=spec.max_children,
             prefix=prefix,
             namespace=spec.namespace,
             idle_timeout=spec.idle_timeout,
         )
-        for way, backend in zip(ways, server.backends, strict=True):
-            if isinstance(way.dial, DetectedDial):
-                way.dial.attach(backend)
-                self.detected.append(way.dial)
+        self._keep(spec, server, ends)
+        return server
+
+    def apply(self, specs: Sequence[ServerSpec], *, prefix: bool = True) -> Changes:
+        """Have these servers and no others. Endpoints that stay keep backend, connections and sessions; those that go take no
+        new calls, finish and are closed. Raises ConfigError; nothing has changed then."""
+        stay = {spec.name: self._served[spec.name] for spec in specs if self._stays(spec)}
+        ends = self._all_ends(specs, stay)
+        removed = [name for name in self._served if name not in ends]
+        known = set(self._served)
+        for name in known - set(stay):
+            gone = self._served.pop(name)
+            self._bridge.remove(gone.server)
+            self._let_go(gone.ends)
+        changed = []
+        for spec in specs:
+            served = stay.get(spec.name)
+            if served is None:
+                self.add(spec, prefix=prefix, ends=ends[spec.name])
+            elif served.spec != msgspec.structs.replace(spec, place=served.spec.place):
+                self._change(served, spec, ends[spec.name])
+            else:
+                continue
+            changed.append(spec.name)
+        self._bridge.arrange({spec.name: prefix for spec in specs})
+        added = tuple(name for name in changed if name not in known)
+        return Changes(added, tuple(removed), tuple(name for name in changed if name in known))
+
+    def _stays(self, spec: ServerSpec) -> bool:
+        """Whether a server of this name is here whose conversations may go on: the same people share them."""
+        served = self._served.get(spec.name)
+        return served is not None and all(getattr(served.spec, rule) == getattr(spec, rule) for rule in _RULES)
+
+    def _all_ends(self, specs: Sequence[ServerSpec], stay: Mapping[str, _Served]) -> dict[str, list[_End]]:
+        """Every endpoint of these servers, the old ones where they stay. Raises ConfigError and leaves nothing behind then."""
+        ends: dict[str, list[_End]] = {}
+        try:
+            for spec in specs:
+                ends[spec.name] = self._ends(spec, stay[spec.name].ends if spec.name in stay else ())
+        except ConfigError:
+            fresh = [end for name in ends for end in ends[name] if end.backend is None]
+            self._bridge.spawn(self._release(fresh))
+            raise
+        return ends
+
+    def _ends(self, spec: ServerSpec, known: Sequence[_End] = ()) -> list[_End]:
+        left, ends = list(known), []
+        for endpoint in spec.endpoints:
+            end = next((one for one in left if msgspec.structs.replace(endpoint, weight=one.spec.weight) == one.spec), None)
+            if end is not None:
+                left.remove(end)
+            else:
+                end = _End(endpoint)
+                try:
+                    end.way = self._way(spec.name, endpoint, end.pools)
+                except OSError as error:  # of ssl too
+                    why = f"server {spec.name!r}: the files of its tls cannot be used: {error}"
+                    hint = "PEM files that exist; certificate and key belong together"
+                    raise ConfigError([Problem(spec.place, why, hint)]) from error
+            ends.append(end)
+        return ends
+
+    def _change(self, served: _Served, spec: ServerSpec, ends: list[_End]) -> None:
+        """Other endpoints, weights or namespace for a server that stays."""
+        server = served.server
+        server.namespace = spec.namespace
+        if ends != served.ends:
+            self._bridge.replace(
+                server, [end.backend or end.way for end in ends], limit=spec.max_children, idle_timeout=spec.idle_timeout
+            )
+        for end, endpoint in zip(ends, spec.endpoints, strict=True):
+            if end.backend is not None and end.spec.weight != endpoint.weight:
+                end.backend.weight = endpoint.weight
+            end.spec = endpoint
+        self._let_go([end for end in served.ends if end not in ends])
+        self._keep(spec, server, ends)
+
+    def _keep(self, spec: ServerSpec, server: Server, ends: list[_End]) -> None:
+        """Remember how a server is reached now."""
+        for end, backend in zip(ends, server.backends, strict=True):
+            if end.backend is not None:
+                continue
+            end.backend = backend
+            if isinstance(end.way.dial, DetectedDial):
+                end.way.dial.attach(backend)
             else:
                 _log.info(
                     "protocol assigned", event="protocol_assignment", protocol=backend.protocol, server=server.name,
                     backend=backend.name,
                 )  # fmt: skip
-        return server
+        self._served[spec.name] = _Served(spec, server, ends)
+
+    def _let_go(self, ends: Sequence[_End]) -> None:
+        self._leaving += ends
+        self._bridge.spawn(self._release(ends))
+
+    async def _release(self, ends: Sequence[_End]) -> None:
+        """Close the connections that nobody else uses, when these ends have finished."""
+        for end in ends:
+            if end.backend is not None:
+                await self._bridge.gone(end.backend)
+            if end in self._leaving:
+                self._leaving.remove(end)
+            others = [*self._leaving, *(one for served in self._served.values() for one in served.ends)]
+            for key in end.pools - {key for other in others for key in other.pools}:
+                pool = self.pools.pop(key, None)
+                if pool is not None:
+                    await pool.close()
+            used = {frozenset(other.spec.tls.items()) for other in others}
+            self._contexts = {tls: context for tls, context in self._contexts.items() if not tls or tls in used}
 
     async def close(self) -> None:
         for pool in self.pools.values():
             await pool.close()
 
-    def _way(self, name: str, endpoint: EndpointSpec) -> Way:
-        """How an endpoint is reached."""
+    def _way(self, name: str, endpoint: EndpointSpec, pools: set[PoolKey]) -> Way:
+        """How an endpoint is reached. ``pools`` gets the keys of the connections that it uses."""
         protocol = endpoint.spoken
         if endpoint.tls:
             self._context_for(endpoint)  # its files are looked at now, not when somebody calls
@@ -128,11 +253,11 @@ class Reach:
         if self._detector is not None and is_open(endpoint):
 
             def make(found: str, url: str) -> Dial:
-                return self._dial(found, name, msgspec.structs.replace(endpoint, url=url, protocol=found))
+                return self._dial(found, name, msgspec.structs.replace(endpoint, url=url, protocol=found), pools)
 
             dial = DetectedDial(self._detector, endpoint.url, make, self._fallback)
         else:
-            dial = self._dial(protocol, name, endpoint)
+            dial = self._dial(protocol, name, endpoint, pools)
         is_pipe = urlsplit(endpoint.url).scheme == "pipe" and sys.platform != "win32"  # a pair of FIFOs has room for one
         return Way(
             protocol,
@@ -143,15 +268,16 @@ class Reach:
             weight=endpoint.weight,
         )
 
-    def _dial(self, protocol: str, name: str, endpoint: EndpointSpec) -> Dial:
+    def _dial(self, protocol: str, name: str, endpoint: EndpointSpec, pools: set[PoolKey]) -> Dial:
         """One line per protocol, one method for each. Raises KeyError for a protocol that is not spoken."""
-        dial: Callable[[str, EndpointSpec], Dial] = {
+        dials: dict[str, Callable[[str, EndpointSpec], Dial]] = {
             "stdio": self._child if endpoint.command else self._socket,
-            "http": self._http,
+            "http": partial(self._http, pools),
             "websocket": self._websocket,
             "tcp_binary": self._tcp,
-            "sse": self._stream,
-        }[protocol]
+            "sse": partial(self._stream, pools),
+        }
+        dial = dials[protocol]
         if "${secret:" not in endpoint.url:
             return dial(name, endpoint)
 
@@ -184,11 +310,11 @@ class Reach:
             timeout=self._timeout("stdio"),
         )
 
-    def _http(self, name: str, endpoint: EndpointSpec) -> Dial:
+    def _http(self, pools: set[PoolKey], name: str, endpoint: EndpointSpec) -> Dial:
         return dial_http(
             name,
             self._bridge.spawn,
-            self._pool(endpoint.url, endpoint),
+            self._pool(endpoint.url, endpoint, pools),
             endpoint.url,
             headers=lambda: _headers(resolve_endpoint(endpoint)),
             max_response=self._max_response,
@@ -209,12 +335,12 @@ class Reach:
             timeout=self._timeout("websocket"),
         )
 
-    def _stream(self, name: str, endpoint: EndpointSpec) -> Dial:
+    def _stream(self, pools: set[PoolKey], name: str, endpoint: EndpointSpec) -> Dial:
         url = rescheme(endpoint.url, "https", "http")
         return dial_sse(
             name,
             self._bridge.spawn,
-            self._pool(url, endpoint),
+            self._pool(url, endpoint, pools),
             url,
             headers=lambda: _headers(resolve_endpoint(endpoint)),
             max_response=self._max_response,
@@ -249,10 +375,11 @@ class Reach:
             self._contexts[wanted] = client_tls(**endpoint.tls) if endpoint.tls else self._tls()
         return self._contexts[wanted]
 
-    def _pool(self, url: str, endpoint: EndpointSpec) -> HttpPool:
+    def _pool(self, url: str, endpoint: EndpointSpec, pools: set[PoolKey]) -> HttpPool:
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
         context = self._context_for(endpoint)
+        pools.add((origin, context))
         if (origin, context) not in self.pools:
             self.pools[origin, context] = HttpPool(
                 origin,

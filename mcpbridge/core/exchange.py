@@ -212,7 +212,9 @@ class Exchange(Struct):
             return False
         return message.method not in _REMEMBERED and not message.method.startswith("tasks/") and message.param("task") is None
 
-    def derive(self, message: Request | Notification, target: Server, reply: Reply | None = None) -> Exchange:
+    def derive(
+        self, message: Request | Notification, target: Server | tuple[Server, ...] | None, reply: Reply | None = None
+    ) -> Exchange:
         """A part of this exchange towards one server of an aggregate: same caller, session and deadline."""
         return Exchange(
             message,

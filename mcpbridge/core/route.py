@@ -92,6 +92,10 @@ async def _legacy(x: Exchange, backend: Backend, remaining: float) -> Response:
             raise BridgeError("invalid_request", "this session is initialized already", sent=False)
         return await open_link(session, backend, x.request, remaining)
     place = backend.name if x.roams else name
+    known = session.links.get(place)
+    if known is not None and (known.server is not backend.server or (x.roams and known.backend is not backend)):
+        del session.links[place]  # another one has its name now
+        backend.spawn(known.close())
     if place not in session.links:
         if session.initialize is None:
             raise BridgeError("invalid_request", "send initialize first", sent=False)

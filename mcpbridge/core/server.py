@@ -366,7 +366,7 @@ class Server:
             suits = linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol)
             if linked is not None and suits and (not linked.is_draining or self.stays):  # a link leaves by itself
                 return self._let(x, linked)
-        if len(self.backends) == 1 and not tried and x.force_protocol is None and not self.backends[0].is_draining:
+        if len(self.backends) == 1 and not (tried or self.leaving or x.force_protocol or self.backends[0].is_draining):
             return self._let(x, self.backends[0])
         home = self._home(x, tried)
         if home is not None:

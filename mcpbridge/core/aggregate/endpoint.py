@@ -17,7 +17,7 @@ from msgspec import Raw
 
 from mcpbridge.core.aggregate.exposed import Exposed
 from mcpbridge.core.aggregate.face import Face
-from mcpbridge.core.aggregate.listen import listen
+from mcpbridge.core.aggregate.listen import Listening
 from mcpbridge.core.aggregate.lists import Patience, merged_list
 from mcpbridge.core.aggregate.merge import Hello, bridge_info, capabilities, instructions
 from mcpbridge.core.aggregate.names import task_owner
@@ -27,9 +27,9 @@ from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import ANONYMOUS, Era, Exchange, Handler, NoReply
 from mcpbridge.core.route import open_link
 from mcpbridge.core.server import Backend, Server
-from mcpbridge.core.state import continues, unknown
+from mcpbridge.core.state import RequestStates, continues, unknown
 from mcpbridge.core.task_ids import unknown_task
-from mcpbridge.core.tasks import share
+from mcpbridge.core.tasks import Spawn, share
 from mcpbridge.errors import BridgeError
 from mcpbridge.seal import Sealer
 from mcpbridge.wire import message as m
@@ -89,14 +89,18 @@ class Endpoint:
         parts: list[Part],
         one: Handler,
         sealer: Sealer,
+        spawn: Spawn,
+        states: RequestStates,
         *,
         wait: float = 3.0,
         max_name: int = 48,
         visible: Visible = lambda *_: True,
     ) -> None:
         self._parts = {part.server.name: part for part in parts}
-        self._servers = [part.server for part in parts]
+        self._servers = [part.server for part in parts]  # replaced, never changed: who began with it goes on with it
         self._one = one
+        self._spawn = spawn
+        self._states = states
         self._wait = wait
         self._patience = Patience(wait)
         self._sealer = sealer
@@ -105,11 +109,27 @@ class Endpoint:
         self._exposed = Exposed({part.server.name: part.prefix for part in parts}, max_name)
         self._face = Face(self._owners)
         self._relisted: dict[tuple[str, str], tuple[float, asyncio.Future[None]]] = {}
+        self._listening: set[Listening] = set()
+
+    def change(self, parts: list[Part]) -> None:
+        """Show other servers from now on. What was learnt of those that stay is kept; whoever listens is told."""
+        before, self._parts = self._parts, {part.server.name: part for part in parts}
+        self._servers = [part.server for part in parts]
+        for name, part in before.items():
+            if self._parts.get(name) != part:
+                self._patience.forget(name)
+        self._owners.change([part.server.name for part in parts])
+        self._exposed.change({part.server.name: part.prefix for part in parts})
+        self._relisted.clear()
+        for listening in list(self._listening):
+            listening.change(self._servers)
 
     async def __call__(self, x: Exchange) -> Response | None:
         if isinstance(x.message, Notification):
             await self._tell(x, x.message)
             return None
+        if x.session is not None and x.session.face is None:  # it began when there was one server
+            x.session.face = self._face
         method = x.request.method
         if method in LISTS:
             return await self._list(x, LISTS[method])
@@ -137,7 +157,12 @@ class Endpoint:
         if method == "server/discover" and not legacy:
             return await self._discover(x)
         if method == "subscriptions/listen" and not legacy:
-            return await listen(x, self._servers, self._one, self._owners, self._face, self._offered, self._patience)
+            listening = Listening(x, self._one, self._owners, self._face, self._offered, self._patience)
+            self._listening.add(listening)
+            try:
+                return await listening.run(self._servers)
+            finally:
+                self._listening.discard(listening)
         raise BridgeError("method_not_found", f"{method}: no server can be named as its owner here", sent=False)
 
     # Session and discovery
@@ -145,17 +170,17 @@ class Endpoint:
     async def _initialize(self, x: Exchange) -> Response:
         session = x.session
         assert session is not None
-        session.face = self._face
         requested = session.record.version
         version = requested if requested in LEGACY else LEGACY[-1]
         session.record.version = version
         session.initialize = x.request.with_params({**(x.request.params or {}), "protocolVersion": Raw(m.dumps(version))})
-        opening = {s.name: share(s.backends[0].spawn, self._open(x, session, s)) for s in self._servers}
-        unknown = [opening[s.name] for s in self._servers if not s.hello and self._patience.has_for(s)]
+        servers = self._servers
+        opening = {s.name: share(self._spawn, self._open(x, session, s)) for s in servers}
+        unknown = [opening[s.name] for s in servers if not s.hello and self._patience.has_for(s)]
         if unknown:
             await asyncio.wait(unknown, timeout=self._wait)
         causes: dict[str, str] = {}
-        for server in self._servers:
+        for server in servers:
             task = opening[server.name]
             if not task.done():
                 if task in unknown:
@@ -166,7 +191,7 @@ class Endpoint:
             elif (cause := task.result()) is not None:
                 causes[server.name] = cause
                 session.missing[server.name] = cause
-        hellos = {s.name: known(s, "legacy") for s in self._servers if session.missing.get(s.name) is None}
+        hellos = {s.name: known(s, "legacy") for s in servers if session.missing.get(s.name) is None}
         result: dict[str, Any] = {
             "protocolVersion": version,
             "capabilities": capabilities(hellos, legacy=True),
@@ -207,10 +232,11 @@ class Endpoint:
         announce(session, server)
 
     async def _discover(self, x: Exchange) -> Response:
-        answers = await asyncio.gather(*(self._discover_one(x, server) for server in self._servers))
+        servers = self._servers
+        answers = await asyncio.gather(*(self._discover_one(x, server) for server in servers))
         hellos: dict[str, Hello] = {}
         causes: dict[str, str] = {}
-        for server, (hello, cause) in zip(self._servers, answers, strict=True):
+        for server, (hello, cause) in zip(servers, answers, strict=True):
             if cause is not None:
                 causes[server.name] = cause
             if hello.said is not None:
@@ -334,15 +360,14 @@ class Endpoint:
         if reading is None or (reading.done() and now - began >= RELIST):
             if len(self._relisted) >= MAX_RELISTED:
                 self._relisted.clear()
-            reading = share(self._servers[0].backends[0].spawn, self._read_names(x, kind))
+            reading = share(self._spawn, self._read_names(x, kind))
             self._relisted[caller] = (now, reading)
         await asyncio.wait([reading], timeout=x.deadline.remaining(now))
 
     async def _read_names(self, x: Exchange, kind: str) -> None:
         params = {"_meta": x.request.params["_meta"]} if x.request.params and x.request.meta else {}
         for _ in range(MAX_PAGES):
-            part = x.derive(m.request(x.request.id, f"{kind}/list", params or None), self._servers[0], NoReply())
-            part.target = x.target
+            part = x.derive(m.request(x.request.id, f"{kind}/list", params or None), x.target, NoReply())
             cursor = members((await self._list(part, kind)).result).get("nextCursor")
             if cursor is None:
                 break
@@ -402,7 +427,7 @@ class Endpoint:
 
     def _asked_before(self, x: Exchange) -> Server | None:
         """The server that a call in its second round belongs to: the others never hear of it."""
-        state = self._servers[0].backends[0].states.peek(x) if self._servers and continues(x) else None
+        state = self._states.peek(x) if continues(x) else None
         part = self._parts.get(state.server) if state is not None else None
         return part.server if part is not None else None
 

@@ -38,15 +38,31 @@ class Exposed:
         self._listings: dict[tuple[str, str], int] = {}
         self._reported: set[tuple[str, str]] = set()
 
+    def change(self, prefixes: Mapping[str, bool]) -> None:
+        """Other servers from now on. What those that go had listed is forgotten."""
+        stay = {server for server, prefix in prefixes.items() if self._prefixes.get(server) == prefix}
+        for key, holders in list(self._learnt.items()):
+            left = {server: one for server, one in holders.items() if server in stay}
+            if left:
+                self._learnt[key] = left
+            else:
+                del self._learnt[key]
+        self._prefixes = dict(prefixes)
+        self._plain = [name for name, prefix in prefixes.items() if not prefix]
+        self._reported.clear()
+
     def begins(self, kind: str, server: str) -> None:
         """A server's list of this kind comes anew: what it no longer names will be forgotten."""
         self._listings[kind, server] = self._listings.get((kind, server), 0) + 1
 
     def listed(self, kind: str, server: str, name: str) -> str:
         """A server listed a name: the name to show."""
-        exposed = expose(server, name, self._limit) if self._prefixes[server] else name
-        is_short = self._prefixes[server] and len(server) + len(SEPARATOR) + len(name) > self._limit
-        if is_short or (len(self._plain) > 1 and not self._prefixes[server]):
+        prefix = self._prefixes.get(server)
+        if prefix is None:  # it went while its list was read
+            return expose(server, name, self._limit)
+        exposed = expose(server, name, self._limit) if prefix else name
+        is_short = prefix and len(server) + len(SEPARATOR) + len(name) > self._limit
+        if is_short or (len(self._plain) > 1 and not prefix):
             holders = self._learnt.setdefault((kind, exposed), {})
             holders[server] = _Listed(name, self._listings.get((kind, server), 0))
             self._learnt.move_to_end((kind, exposed))

@@ -47,32 +47,78 @@ Offered = Callable[[Exchange], dict[str, Any]]
 """The capabilities of the endpoint at present."""
 
 
-async def listen(
-    x: Exchange, servers: list[Server], one: Handler, owners: Owners, face: Face, offered: Offered, patience: Patience
-) -> Response:
-    """Hold ``x`` open until its client ends it. Raises nothing but CancelledError once acknowledged."""
-    wanted = members(x.request.param("notifications"))
-    uris, tasks = _texts(wanted, _URIS), _texts(wanted, _TASKS)
-    damper = Damper(x.reply.notify)
-    ears = [_Ear(x, server, _part(server, wanted, uris, tasks, owners), one, face, damper) for server in servers]
-    with contextlib.closing(damper):
-        async with asyncio.TaskGroup() as group:
-            for ear in ears:
-                group.create_task(ear.run())
-            waited = [ear for ear in ears if patience.has_for(ear.server)]
-            if waited:
-                await asyncio.wait([ear.acknowledged for ear in waited], timeout=ACKNOWLEDGE)
-            for ear in waited:
-                if not ear.acknowledged.done():
-                    patience.spend(ear.server)
-            said = [ear.acknowledged.result() for ear in ears if ear.acknowledged.done()]
-            honoured = _union(wanted, said, offered(x))
-            note = m.notification("notifications/subscriptions/acknowledged", {"notifications": honoured})
-            x.reply.notify(note.with_meta(_tag(x)))
-            for ear in ears:
-                ear.open()
-            await asyncio.Event().wait()  # until the client ends it, whoever of the servers is there
-    return m.result(x.request.id, {"resultType": "complete", "_meta": {SUBSCRIPTION_ID: x.request.id}})
+class Listening:
+    """One listen of ``x``; ``run`` holds it open until its client ends it."""
+
+    def __init__(self, x: Exchange, one: Handler, owners: Owners, face: Face, offered: Offered, patience: Patience) -> None:
+        self._x = x
+        self._one = one
+        self._owners = owners
+        self._face = face
+        self._offered = offered
+        self._patience = patience
+        self._wanted = members(x.request.param("notifications"))
+        self._uris, self._tasks = _texts(self._wanted, _URIS), _texts(self._wanted, _TASKS)
+        self._damper = Damper(x.reply.notify)
+        self._group = asyncio.TaskGroup()
+        self._ears: dict[Server, tuple[_Ear, asyncio.Task[None]]] = {}
+        self._is_acknowledged = False
+        self._is_over = False
+
+    async def run(self, servers: list[Server]) -> Response:
+        """Raises nothing but CancelledError once acknowledged."""
+        with contextlib.closing(self._damper):
+            async with self._group:
+                try:
+                    for server in servers:
+                        self._add(server)
+                    await self._acknowledge()
+                    await asyncio.Event().wait()  # until the client ends it, whoever of the servers is there
+                finally:
+                    self._is_over = True
+        return m.result(self._x.request.id, {"resultType": "complete", "_meta": {SUBSCRIPTION_ID: self._x.request.id}})
+
+    async def _acknowledge(self) -> None:
+        """Tell the client what its servers honour, as far as they say so in time."""
+        x, patience = self._x, self._patience
+        waited = [ear for ear, _ in self._ears.values() if patience.has_for(ear.server)]
+        if waited:
+            await asyncio.wait([ear.acknowledged for ear in waited], timeout=ACKNOWLEDGE)
+        for ear in waited:
+            if not ear.acknowledged.done():
+                patience.spend(ear.server)
+        said = [ear.acknowledged.result() for ear, _ in self._ears.values() if ear.acknowledged.done()]
+        honoured = _union(self._wanted, said, self._offered(x))
+        note = m.notification("notifications/subscriptions/acknowledged", {"notifications": honoured})
+        x.reply.notify(note.with_meta(_tag(x)))
+        self._is_acknowledged = True
+        for ear, _ in self._ears.values():
+            ear.open()
+
+    def change(self, servers: list[Server]) -> None:
+        """The endpoint has other servers now: listen to the new ones, no more to those that went, and tell the client."""
+        gone = self._ears.keys() - set(servers)
+        if self._is_over or not self._ears.keys() ^ set(servers):
+            return
+        for server in gone:
+            ear, task = self._ears.pop(server)
+            ear.end()
+            task.cancel("the server is gone")
+        for server in servers:
+            if server not in self._ears:
+                ear = self._add(server)
+                if self._is_acknowledged:
+                    ear.open()
+        if self._is_acknowledged:
+            for flag, method in LISTEN_FLAGS.items():
+                if self._wanted.get(flag) == _TRUE:
+                    self._damper.notify(m.notification(method).with_meta(_tag(self._x)))
+
+    def _add(self, server: Server) -> _Ear:
+        part = _part(server, self._wanted, self._uris, self._tasks, self._owners)
+        ear = _Ear(self._x, server, part, self._one, self._face, self._damper)
+        self._ears[server] = (ear, self._group.create_task(ear.run()))
+        return ear
 
 
 def _texts(wanted: Members, name: str) -> list[str]:
@@ -190,6 +236,10 @@ class _Ear:
 
     async def ask(self, request: Request, asker: Reply | None = None) -> Response:
         raise LookupError("a listen stream is not asked")
+
+    def end(self) -> None:
+        """Its server is gone: nobody waits for it."""
+        self._honour({})
 
     def open(self) -> None:
         """The client has its acknowledgement: it may hear."""

@@ -71,6 +71,10 @@ class Patience:
         """The server has been waited for."""
         self._spent.add(server.name)
 
+    def forget(self, name: str) -> None:
+        """Another server has this name, or none."""
+        self._spent.discard(name)
+
     async def answer(self, server: Server, asking: Awaitable[Response]) -> Response | str:
         """What the server answers, or the cause why nothing came in time. Raises what ``asking`` raises."""
         has = self.has_for(server)

@@ -27,16 +27,32 @@ class Owners:
     """What one endpoint learnt about its servers' resources. ``order``: server names as configured."""
 
     def __init__(self, order: list[str]) -> None:
-        self._order = order
+        self._aliased: dict[str, set[str]] = {}  # server -> URIs shown under an alias
+        self._aliased_templates: dict[str, dict[str, _Template]] = {}
+        self._order: list[str] = []
         self._by_uri: OrderedDict[str, str] = OrderedDict()
         self._templates: dict[str, tuple[str, _Template]] = {}
         self._schemes: dict[str, set[str]] = {}
+        self.change(order)
+
+    def change(self, order: list[str]) -> None:
+        """Other servers from now on. What those that go had is forgotten; it belongs to whoever lists it next."""
+        gone = set(self._order) - set(order)
+        self._order = order
         self._scheme_of = {_scheme(name): name for name in reversed(order)}
-        self._aliased: dict[str, set[str]] = {}  # server -> URIs shown under an alias
-        self._aliased_templates: dict[str, dict[str, _Template]] = {}
+        if not gone:
+            return
+        self._by_uri = OrderedDict((uri, server) for uri, server in self._by_uri.items() if server not in gone)
+        self._templates = {text: held for text, held in self._templates.items() if held[0] not in gone}
+        self._schemes = {scheme: left for scheme, users in self._schemes.items() if (left := users - gone)}
+        for server in gone:
+            self._aliased.pop(server, None)
+            self._aliased_templates.pop(server, None)
 
     def listed(self, server: str, uri: str) -> str:
         """A server listed a URI: the URI to show. The first configured server that has it keeps it as it is."""
+        if server not in self._order:  # it went while its list was read
+            return uri
         self._schemes.setdefault(uri.partition(":")[0], set()).add(server)
         if self._is_first(server, self._by_uri.get(uri)):
             self._by_uri[uri] = server
@@ -52,8 +68,9 @@ class Owners:
 
     def template(self, server: str, template: str) -> str:
         """A server listed a URI template (RFC 6570, simple and path expansions): the template to show, as in ``listed``."""
-        self._schemes.setdefault(template.partition(":")[0], set()).add(server)
-        if len(template) > MAX_TEMPLATE:
+        if server in self._order:
+            self._schemes.setdefault(template.partition(":")[0], set()).add(server)
+        if len(template) > MAX_TEMPLATE or server not in self._order:
             return template
         held = self._templates.get(template)
         if self._is_first(server, held[0] if held is not None else None):
