@@ -11,23 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 import sys
 import time
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Raw
 from msgspec.structs import replace
 
 from mcpbridge.bridge import Bridge
-from mcpbridge.config.kinds import is_loopback, split_host_port
 from mcpbridge.config.load import Loaded
-from mcpbridge.config.protocols import PROTOCOLS, protocol_of
 from mcpbridge.config.router import RouterConfig
 from mcpbridge.config.rows import variables
-from mcpbridge.config.sections import EndpointSpec, ServerSpec
+from mcpbridge.config.sections import ServerSpec
 from mcpbridge.core.detect import POSITIVE_TTL
 from mcpbridge.core.duplex import DuplexClient
 from mcpbridge.core.exchange import ANONYMOUS, Exchange, Handler, Policy
@@ -37,6 +33,7 @@ from mcpbridge.core.tasks import share
 from mcpbridge.detection import Detection
 from mcpbridge.era import Crossings
 from mcpbridge.errors import BridgeError
+from mcpbridge.gateways import gateway_address, gateway_spec, gateway_tls, outlast
 from mcpbridge.observe.log import configure, log
 from mcpbridge.observe.metrics import Registry
 from mcpbridge.policies.sessions import sessions
@@ -49,11 +46,10 @@ from mcpbridge.transports.stdio.standard import open_standard
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members
 from mcpbridge.wire.message import Request, Response
-from mcpbridge.wiring import Reach, client_tls, first_of, is_open, on_signals, run, through_proxy
+from mcpbridge.wiring import Reach, first_of, is_open, on_signals, run, through_proxy
 
 _log = log("router")
 INITIALIZE_WAIT = 3.0  # seconds an unknown server may delay initialize and lists
-GATEWAY_TCP_PORT = 8444  # of a gateway whose address of frames is not named
 CLOSE_TIME = 5.0  # seconds everything has to end after SIGTERM or a closed stdout
 MAX_DIRECT = 32  # connections for calls to one address: many routers may share a server's limit per address
 WINDOW_WAIT = 0.2  # seconds after the start until the management port is opened: the client comes first
@@ -123,7 +119,8 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
             idle_timeout=config.gateway.connection.pool.max_idle_time,
             dial_timeout=config.gateway.connection.timeout,
             queue_time=patience,
-            tls=lambda: _gateway_tls(config),
+            silence=config.gateway.connection.keepalive_interval,
+            tls=lambda: gateway_tls(config),
         )
         target = _add_servers(config, bridge, direct, gateway)
         policies = [_local(), sessions(bridge.sessions, lambda _record: "stdio"), validate()]
@@ -200,35 +197,14 @@ def _add_servers(config: RouterConfig, bridge: Bridge, direct: Reach, gateway: R
     has_gateway = bool(gateway_address(config))
     if has_gateway:
         spec = gateway_spec(config)
-        _remember(gateway.add(spec, prefix=False), spec, known)
+        server = gateway.add(spec, prefix=False)
+        _remember(server, spec, known)
+        outlast(config, bridge, server)
     servers = tuple(bridge.servers.values())
     if not servers:
         _log.warn("no server is configured; lists are empty", action="see `mcpbridge router --help`")
     is_single = len(servers) == 1 and (has_gateway or config.routing.prefix != "always")
     return servers[0] if is_single else servers
-
-
-def gateway_spec(config: RouterConfig) -> ServerSpec:
-    """The gateway as a server, with the token of the configuration. Raises BridgeError for a secret that is not there."""
-    from mcpbridge.secrets import gateway_token
-
-    token = gateway_token(config.gateway.auth) if config.gateway.auth.type == "bearer" else None
-    headers = {"authorization": f"Bearer {token}"} if token else {}
-    return ServerSpec(name="gateway", endpoints=(EndpointSpec(url=gateway_address(config), headers=headers),))
-
-
-def gateway_address(config: RouterConfig) -> str:
-    """Where the gateway is, "" for none: its url, with the protocol's own path if it has none, or the place of its frames."""
-    url = config.gateway.url
-    parts = urlsplit(url)
-    if config.advanced.protocol == "tcp":
-        address = config.advanced.tcp_address
-        host, port = split_host_port(address) if address else (parts.hostname or "", GATEWAY_TCP_PORT)
-        scheme = "tcp" if is_loopback(host) else "tcps"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-    if url and parts.path in ("", "/"):
-        return urlunsplit(parts._replace(path=PROTOCOLS[protocol_of(url)].path))
-    return url
 
 
 def _remember(server: Server, spec: ServerSpec, known: Known) -> None:
@@ -340,16 +316,3 @@ def _log_stream(output: str) -> IO[str] | None:
     if output == "stderr":
         return None
     return open(os.path.expanduser(output), "a", encoding="utf-8")
-
-
-def _gateway_tls(config: RouterConfig) -> ssl.SSLContext:
-    tls = config.gateway.tls
-    if not tls.verify:
-        _log.warn("gateway.tls.verify is false: anyone on the way can read and change what is sent to the gateway")
-    return client_tls(
-        ca_file=tls.ca_file,
-        cert_file=tls.client_cert,
-        key_file=tls.client_key,
-        verify="true" if tls.verify else "false",
-        min_version=tls.min_version,
-    )

@@ -79,6 +79,7 @@ class Reach:
     """How this process reaches servers: limits, and one connection pool per origin. Close it at the end.
 
     ``dial_timeout``: seconds until a conversation is open, for every protocol; ``timeouts``: less for some of them.
+    ``silence``: seconds without a byte until a lasting connection is asked whether it lives, and again until it counts as dead.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Reach:
         dial_timeout: float = 10.0,
         timeouts: Mapping[str, float] | None = None,
         queue_time: float | None = None,
+        silence: float | None = None,
         sse: Comeback = COMEBACK,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
         detector: Detector | None = None,
@@ -110,6 +112,7 @@ class Reach:
         self._dial_timeout = dial_timeout
         self._timeouts = timeouts or {}
         self._queue_time = queue_time
+        self._silence = silence
         self._sse = sse
         self._tls = tls
         self._contexts: dict[frozenset[tuple[str, str]], ssl.SSLContext] = {}  # by the tls of endpoints
@@ -333,6 +336,7 @@ class Reach:
             proxy=proxy_for(url, os.environ),
             max_message=self._max_message,
             timeout=self._timeout("websocket"),
+            silence=self._silence,
         )
 
     def _stream(self, pools: set[PoolKey], name: str, endpoint: EndpointSpec) -> Dial:
@@ -360,6 +364,7 @@ class Reach:
             proxy=proxy_for(endpoint.url, os.environ),
             max_message=self._max_response,
             timeout=self._timeout("tcp_binary"),
+            silence=self._silence,
         )
 
     def _timeout(self, protocol: str) -> float:

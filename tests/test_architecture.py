@@ -29,6 +29,7 @@ ATTIC = (
     "self_checks",
     "watchdog",
     "operation",
+    "gateways",
     "status",
     "faces",
     "listeners",

@@ -143,7 +143,7 @@ async def _test(spec: ServerSpec, timeout: float, *, quiet: bool) -> dict[str, A
 
 def _fallback(parser: Parser, options: argparse.Namespace, timeout: float) -> int:
     """Direct servers, then the gateway, and which of them a request would use."""
-    from mcpbridge.router import gateway_address, gateway_spec
+    from mcpbridge.gateways import gateway_address, gateway_spec
 
     try:
         config = load_router(options.config, os.environ).config

@@ -91,3 +91,4 @@ def _parse(text: str) -> str:
 
 
 ADDRESS: Final = Kind("url", _parse, {"type": "string", "format": "uri"})
+ADDRESSES: Final = Kind("list", _parse, {"type": "array", "items": {"type": "string", "format": "uri"}}, "texts")

@@ -13,7 +13,7 @@ import msgspec
 from mcpbridge.config.detection import RouterDetection
 from mcpbridge.config.kinds import BOOL, COUNT, HOST_PORT, PATH, SERVERS, TEXT, TEXTS, choice, duration, integer, matching
 from mcpbridge.config.problems import Place, Problem
-from mcpbridge.config.protocols import ADDRESS, LOCAL, PROTOCOLS
+from mcpbridge.config.protocols import ADDRESS, ADDRESSES, LOCAL, PROTOCOLS
 from mcpbridge.config.rows import Row, Section
 from mcpbridge.config.sections import Logging, ServerSpec
 
@@ -53,12 +53,40 @@ class GatewayPool(Section, frozen=True, kw_only=True):
     ] = 30.0
 
 
+class GatewayReconnect(Section, frozen=True, kw_only=True):
+    """How a lost gateway is reached again. Delays are in seconds."""
+
+    initial_delay: Annotated[
+        float,
+        Row(
+            duration(0.001, bare=0.001),
+            "first wait at most; each is drawn from zero to a limit that doubles",
+            key="initial_delay_ms",
+        ),
+    ] = 1.0
+    max_delay: Annotated[
+        float, Row(duration(0.001, bare=0.001), "longest wait; a bare number is milliseconds", key="max_delay_ms")
+    ] = 60.0
+    max_attempts: Annotated[
+        int, Row(integer(-1), "tries until the gateway is left alone until the next call; -1: for ever")
+    ] = -1
+
+
 class GatewayConnection(Section, frozen=True, kw_only=True):
     """The connection to the gateway. ``timeout`` is in seconds."""
 
     timeout: Annotated[
         float, Row(duration(0.001, bare=0.001), "resolve, connect, TLS; a bare number is milliseconds", key="timeout_ms")
     ] = 5.0
+    keepalive_interval: Annotated[
+        float,
+        Row(
+            duration(0.001, bare=0.001),
+            "silence after which a WebSocket or TCP connection is asked whether it lives, and again until it is given up",
+            key="keepalive_interval_ms",
+        ),
+    ] = 30.0
+    reconnect: GatewayReconnect = GatewayReconnect()
     pool: GatewayPool = GatewayPool()
 
 
@@ -86,6 +114,7 @@ class Gateway(Section, frozen=True, kw_only=True):
             env=("MCP_GATEWAY_URL",),
         ),
     ] = ""
+    urls: Annotated[tuple[str, ...], Row(ADDRESSES, "further gateways, asked in this order when those before are down")] = ()
     auth: GatewayAuth = GatewayAuth()
     connection: GatewayConnection = GatewayConnection()
     tls: GatewayTls = GatewayTls()
@@ -191,11 +220,20 @@ def check(config: RouterConfig, place: Mapping[str, Place]) -> list[Problem]:
             Problem(place.get("logging.output", Place()), "logging.output: stdout carries MCP messages only",
                     "use stderr or a file path", "logging.output")
         )  # fmt: skip
-    if config.gateway.url.partition(":")[0] in LOCAL:
-        problems.append(
-            Problem(place.get("gateway.url", Place()), "gateway.url: a gateway is reached over the network",
-                    "make it a direct server", "gateway.url")
-        )  # fmt: skip
+    for key, addresses in (("gateway.url", (config.gateway.url,)), ("gateway.urls", config.gateway.urls)):
+        if any(address.partition(":")[0] in LOCAL for address in addresses):
+            problems.append(
+                Problem(
+                    place.get(key, Place()), f"{key}: a gateway is reached over the network", "make it a direct server", key
+                )
+            )
+    if config.gateway.urls and not config.gateway.url:
+        key = "gateway.urls"
+        problems.append(Problem(place.get(key, Place()), f"{key} needs gateway.url, the first of them", "name it there", key))
+    delays = config.gateway.connection.reconnect
+    if delays.initial_delay > delays.max_delay:
+        key = "gateway.connection.reconnect.initial_delay_ms"
+        problems.append(Problem(place.get(key, Place()), f"{key}: longer than max_delay_ms", "make it shorter", key))
     if config.advanced.protocol == "tcp" and not (config.gateway.url or config.advanced.tcp_address):
         problems.append(
             Problem(place.get("advanced.protocol", Place()), "advanced.protocol: tcp needs gateway.url or advanced.tcp_address",

@@ -6,6 +6,20 @@ Source: reliability section 3 row 12 (0.1-30 s, crash loop: 5 in 60 s); "full ji
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
+
+
+class Reconnect(NamedTuple):
+    """How a lost server is reached again: waits in seconds that double from ``initial`` to ``maximum``, with full jitter.
+
+    ``attempts``: failures in a row after which nobody tries before the next call, -1 for no end. ``is_spread``: the first try
+    waits too, for a server that many bridges lose at once.
+    """
+
+    initial: float = 1.0
+    maximum: float = 30.0
+    attempts: int = -1
+    is_spread: bool = False
 
 
 class Backoff:

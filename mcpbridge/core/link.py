@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 
 from msgspec import Raw
 
+from mcpbridge.core.backoff import Backoff
 from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import ANONYMOUS, QUESTION_WAIT, Exchange, NoReply, Reply
 from mcpbridge.core.pool import BackendSession, Refused, SessionKey
@@ -195,15 +197,19 @@ class Link:
     # Opening and reopening
 
     async def _revive(self) -> None:
-        pause = 0.0
-        while not self._closed and not self.session.closed:
-            if pause:
-                await asyncio.sleep(pause)
+        rules = self.server.reconnect
+        backoff = Backoff(rules.initial, rules.maximum)
+        failures = 0
+        while not self._is_over():
+            if failures or rules.is_spread:
+                await asyncio.sleep(backoff.next(random.random()))
             try:
                 await self._reach(self._backend.pool.start_timeout)
             except (BridgeError, Refused) as error:
                 _log.debug("server still down", server=self.server.name, reason=str(error))
-                pause = min(max(1.0, pause * 2), 30.0)
+                failures += 1
+                if 0 <= rules.attempts <= failures:
+                    return  # the next call tries again
                 continue
             self._announce()
             return

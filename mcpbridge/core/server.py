@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mcpbridge.core.attempt import Attempt
+from mcpbridge.core.backoff import Reconnect
 from mcpbridge.core.balance.choice import Balancer
 from mcpbridge.core.balance.latency import PeakLatency
 from mcpbridge.core.balance.measured import Share
@@ -332,6 +333,7 @@ class Server:
         isolation: Isolation = "principal",
         on_hello: Callable[[Server], None] | None = None,
         balancing: Balancing | None = None,
+        reconnect: Reconnect | None = None,
     ) -> None:
         self.name = name
         self.namespace = namespace
@@ -343,6 +345,7 @@ class Server:
         self.balancer = Balancer(balancing or Balancing(), random.randrange)
         self._decisions = 0
         self.on_hello = on_hello  # told when ``hello`` changes
+        self.reconnect = reconnect or Reconnect()
         for backend in backends:
             backend.server = self
 

@@ -13,7 +13,8 @@ import pytest
 from mcpbridge.cli.router import _flags
 from mcpbridge.config.load import load_router
 from mcpbridge.config.sections import EndpointSpec
-from mcpbridge.router import direct_only, gateway_address
+from mcpbridge.gateways import gateway_address
+from mcpbridge.router import direct_only
 from tests.support import peers
 
 

@@ -9,7 +9,7 @@ from mcpbridge.config.problems import ConfigError, Place
 from mcpbridge.config.router import RouterConfig, check
 from mcpbridge.config.rows import build
 from mcpbridge.config.sections import ServerSpec
-from mcpbridge.router import gateway_address
+from mcpbridge.gateways import gateway_address, gateway_spec
 from tests.support.configs import Write, faults, router, server_names
 
 
@@ -145,3 +145,22 @@ def test_a_variable_adds_or_removes_its_protocol(name: str, write: Write) -> Non
     assert name not in config_of("{}", write, **{variable: "false"}).direct_clients.protocols
     only = "direct_clients: {protocols: []}"
     assert config_of(only, write, **{variable: "true"}).direct_clients.protocols == (name,)
+
+
+@pytest.mark.requirement("config.router.gateway.connection.reconnect.max_attempts")
+def test_further_gateways_need_a_first_and_delays_an_order(write: Write) -> None:
+    config = router(write("gateway: {url: 'wss://a.example', urls: ['https://b.example', 'tcps://c.example:1']}\n")).config
+    assert [endpoint.url for endpoint in gateway_spec(config).endpoints] == [
+        "wss://a.example/ws",
+        "https://b.example/mcp",
+        "tcps://c.example:1",
+    ]
+    assert config.gateway.connection.reconnect.max_attempts == -1
+    assert faults(write("gateway: {urls: ['https://b.example']}\n"), of=router) == [
+        "1:11: gateway.urls needs gateway.url, the first of them (name it there)"
+    ]
+    late = "gateway: {connection: {reconnect: {initial_delay_ms: 5000, max_delay_ms: 1000}}}\n"
+    (fault,) = faults(write(late), of=router)
+    assert fault.endswith("initial_delay_ms: longer than max_delay_ms (make it shorter)")
+    (fault,) = faults(write("gateway: {url: 'https://a.example', urls: ['ftp://b']}\n"), of=router)
+    assert "gateway.urls" in fault and "wss://" in fault

@@ -67,6 +67,8 @@ class Balancer:
         self, candidates: Sequence[C], now: float, *, caller: str = "", strategy: Strategy | None = None, panic: bool = False
     ) -> C:
         """One of ``candidates``, at least one, all fit for the call. ``caller``: the protocol that the client speaks."""
+        if self.policy.is_ordered:
+            return candidates[0]
         weigh = self.policy.weight
         candidates = [one for one in candidates if one.weight * weigh(one.protocol) > 0.0] or candidates
         groups: dict[str, list[C]] = {}

@@ -40,7 +40,8 @@ class Factors(NamedTuple):
 class Balancing:
     """One for all servers of a process. A weight of 0 makes a last resort: taken when nothing else is eligible.
 
-    ``panic_threshold``: below this share of healthy backends of a server their health is ignored.
+    ``panic_threshold``: below this share of healthy backends of a server their health is ignored. ``is_ordered``: no balancing,
+    the first of them that is fit takes everything (failover).
     """
 
     strategy: Strategy = "cross_protocol"
@@ -50,6 +51,7 @@ class Balancing:
     health_aware: bool = True
     fallback_enabled: bool = True
     panic_threshold: float = 0.5
+    is_ordered: bool = False
     defaults: Mapping[str, float] = field(init=False)
     factors: dict[str, Factors] = field(default_factory=dict)
 

@@ -76,6 +76,7 @@ class HttpUpstream:
         self._last_id = 0
         self._calls: dict[int, tuple[Request, Reply]] = {}
         self._session_id: str | None = None
+        self._is_lost = False  # the server has forgotten the session
         self._version: str | None = None
         self._listening: asyncio.Task[None] | None = None
         self._listened = asyncio.Event()  # the first GET was answered, whatever the answer
@@ -187,12 +188,12 @@ class HttpUpstream:
             if isinstance(parsed, Response) and (
                 parsed.result is not None or status in (200, 400, 404) or self._era == "modern"
             ):
-                if status == 404 and self._session_id is not None and self._era == "legacy":
+                if status == 404 and self._had_session and self._era == "legacy":
                     self._lost()
                 if parsed.id == upstream_id or (parsed.error is not None and (status != 200 or parsed.id is None)):
                     return parsed  # a server that could not read our id may still say what was wrong
                 raise BridgeError("bad_answer", "the answer has another request's id", server=self._name)
-        if status == 404 and self._session_id is not None:
+        if status == 404 and self._had_session:
             self._lost()
         if status == 404:
             raise BridgeError("http_not_found", f"server {self._name!r} at {self._path}", server=self._name, status=404)
@@ -389,11 +390,16 @@ class HttpUpstream:
         await self.call(listing)
         return self._params.revision != before
 
+    @property
+    def _had_session(self) -> bool:
+        """Whether calls in flight name a session; of several that meet its end, all do."""
+        return self._session_id is not None or self._is_lost
+
     def _lost(self) -> None:
         self._lost_now()
         detail = f"server {self._name!r} no longer knows the session"
         raise BridgeError("backend_session_lost", detail, sent=False, server=self._name)
 
     def _lost_now(self) -> None:
-        self._session_id = None
+        self._session_id, self._is_lost = None, True
         self._inbox.closed(None)

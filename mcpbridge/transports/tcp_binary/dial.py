@@ -26,7 +26,7 @@ from mcpbridge.transports.proxy import Route
 from mcpbridge.transports.tcp_binary.connection import CONSUMER, FrameConnection
 from mcpbridge.wire import mcpb
 
-SILENCE: Final = 20.0  # seconds without a byte until the server is asked, and again until it counts as dead
+SILENCE: Final = 20.0  # seconds
 _BEFORE: Final = frozenset((mcpb.ACK, mcpb.HEALTH, mcpb.ERROR))
 _OPEN: Final = mcpb.MESSAGES | {mcpb.CONTROL, mcpb.HEALTH, mcpb.ERROR}
 
@@ -42,11 +42,13 @@ def dial(
     proxy: Proxy | None = None,
     max_message: int = mcpb.MAX_PAYLOAD,
     timeout: float = 10.0,
+    silence: float | None = None,
 ) -> Dial:
     """How to reach server ``name`` at an address.
 
     ``token`` is read at each connection: the value of the Authorization header it signs in with, None for no sign-in.
-    ``max_message`` in bytes; ``timeout``: seconds from the first packet to the end of the sign-in.
+    ``max_message`` in bytes; ``timeout``: seconds from the first packet to the end of the sign-in; ``silence``: seconds without
+    a byte until the server is asked, and again until it counts as dead.
     """
     route = Route(host, port, proxy)
 
@@ -54,7 +56,7 @@ def dial(
         connection: Dialed | None = None
         try:
             async with asyncio.timeout(timeout):
-                connection = Dialed(token(), max_message)
+                connection = Dialed(token(), max_message, silence)
                 await _open(connection, route, host, ssl)
                 await connection.ready()
         except (OSError, TimeoutError) as error:
@@ -95,12 +97,13 @@ async def _open(connection: Dialed, route: Route, host: str, ssl: tls.SSLContext
 class Dialed(FrameConnection):
     """Our end of a connection to a server."""
 
-    __slots__ = ("_is_asked", "_ready", "_silence", "_token")
+    __slots__ = ("_is_asked", "_quiet", "_ready", "_silence", "_token")
     writes = mcpb.REQUEST
 
-    def __init__(self, token: str | None, max_message: int) -> None:
+    def __init__(self, token: str | None, max_message: int, quiet: float | None = None) -> None:
         super().__init__(max_message, _BEFORE)
         self._token = token
+        self._quiet = quiet or SILENCE
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_asked = False  # a health frame of ours is not answered yet
         self._silence: asyncio.TimerHandle | None = None
@@ -141,14 +144,14 @@ class Dialed(FrameConnection):
         self._listen_for_life()
 
     def _listen_for_life(self) -> None:
-        self._silence = asyncio.get_running_loop().call_later(SILENCE, self._on_silence)
+        self._silence = asyncio.get_running_loop().call_later(self._quiet, self._on_silence)
 
     def _on_silence(self) -> None:
         """Time to look whether the server said anything since the last look."""
         if self._is_over:
             return
         if self._is_asked and not self._holds:
-            self.fail(BridgeError("stream_closed", f"no answer to a health frame in {SILENCE:.0f} s"))
+            self.fail(BridgeError("stream_closed", f"no answer to a health frame in {self._quiet:g} s"))
             return
         self._is_asked = True
         try:

@@ -51,14 +51,19 @@ class WebSocketConnection(Upgraded):
     __slots__ = (
         "_backlog", "_control", "_control_since", "_decoder", "_fragments", "_goodbye", "_heard", "_is_held", "_is_lost",
         "_is_over", "_is_paused", "_loop", "_mark", "_max_message", "_messages", "_on_close", "_on_message", "_over",
-        "_partial", "_pinged", "_protocol", "_timer", "_transport", "_unread", "_waiting", "_written",
+        "_partial", "_pinged", "_protocol", "_silence", "_timer", "_transport", "_unread", "_waiting", "_written",
     )  # fmt: skip
 
     def __init__(
-        self, protocol: ServerProtocol | ClientProtocol, max_message: int, goodbye: Callable[[], CloseCode] | None = None
+        self,
+        protocol: ServerProtocol | ClientProtocol,
+        max_message: int,
+        goodbye: Callable[[], CloseCode] | None = None,
+        silence: float | None = None,
     ) -> None:
         """``protocol`` is open and takes messages of ``max_message`` + CONTROL bytes, inflated. ``goodbye``: what ``close``
-        says, 1000 unless given."""
+        says, 1000 unless given. ``silence``: seconds without a byte until the other side is asked, and again until it counts
+        as dead."""
         self._protocol = protocol
         self._max_message = max_message
         self._loop = asyncio.get_running_loop()
@@ -83,6 +88,7 @@ class WebSocketConnection(Upgraded):
         self._written = 0
         self._backlog: Backlog | None = None  # while the write buffer is full
         self._goodbye = goodbye
+        self._silence = silence
         self._waiting: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -133,7 +139,7 @@ class WebSocketConnection(Upgraded):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._timer = self._loop.call_later(PING_AFTER, self._beat)
+        self._timer = self._loop.call_later(self._silence or PING_AFTER, self._beat)
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
@@ -328,14 +334,15 @@ class WebSocketConnection(Upgraded):
         """Is anybody there, and does what has begun go on?"""
         now = self._loop.time()
         silence = now - self._heard
-        wait = PONG_WITHIN
+        quiet = self._silence or PING_AFTER
+        wait = self._silence or PONG_WITHIN
         if self._is_stuck(now):
             self._cut("the other side reads too slowly")
         elif self._is_trickling(now):
             self._fail(CloseCode.POLICY_VIOLATION, "a message came too slowly")
             self._flush()
-        elif silence < PING_AFTER:
-            wait = PING_AFTER - silence
+        elif silence < quiet:
+            wait = quiet - silence
         elif self._backlog is not None or self._is_held:
             pass  # a ping would wait behind what is not taken, its answer behind what is not read
         elif self._pinged > self._heard:

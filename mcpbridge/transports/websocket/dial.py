@@ -51,11 +51,13 @@ def dial(
     max_message: int = 10_485_760,
     compression: bool = False,
     timeout: float = 10.0,
+    silence: float | None = None,
 ) -> Dial:
     """How to reach server ``name`` at ``url`` (ws, wss, or http, https for the same).
 
     ``headers`` is read for each conversation (it may hold a credential). Without ``ssl`` a wss server is verified against the
-    system's authorities. ``timeout``: seconds from the name to the end of the upgrade. ``max_message`` in bytes, inflated.
+    system's authorities. ``timeout``: seconds from the name to the end of the upgrade; ``silence``: as ``WebSocketConnection``.
+    ``max_message`` in bytes, inflated.
     Raises ValueError for a URL that is none of these.
     """
     parts = urlsplit(url)
@@ -67,7 +69,7 @@ def dial(
     async def run(_era: Era, inbox: Inbox) -> Upstream:
         try:
             async with asyncio.timeout(timeout):
-                connection = await connect(uri, route, ssl, dict(headers()), max_message, compression)
+                connection = await connect(uri, route, ssl, dict(headers()), max_message, compression, silence)
         except ConnectionRefusedError as error:
             raise BridgeError("websocket_refused", f"server {name!r}", sent=False, server=name) from error
         except (OSError, TimeoutError) as error:
@@ -86,6 +88,7 @@ async def connect(
     headers: Mapping[str, str],
     max_message: int,
     compression: bool,
+    silence: float | None = None,
 ) -> WebSocketConnection:
     """An open WebSocket. No timeout of its own: cancel the task. Raises OSError of the network, BridgeError of the answer."""
     protocol = ClientProtocol(
@@ -120,7 +123,7 @@ async def connect(
             sock.close()
         raise
     protocol.extensions = [deflate.Bounded(extension) for extension in protocol.extensions]
-    connection = WebSocketConnection(protocol, max_message)
+    connection = WebSocketConnection(protocol, max_message, silence=silence)
     transport.set_protocol(connection)
     connection.connection_made(transport)
     if rest:

@@ -112,3 +112,34 @@ async def test_a_server_that_refuses_our_credentials_is_no_reason_to_try_again(s
     assert (data["server"], data["protocol"], data["request_id"]) == ("s", "http", headers["x-request-id"])
     assert body["error"]["message"].count("server 's'") == 1
     assert "www-authenticate" not in headers, "our client did nothing wrong"
+
+
+async def test_of_calls_that_meet_the_end_of_a_session_together_every_one_is_sent_again_on_the_next() -> None:
+    sessions: list[str] = []
+    both = asyncio.Event()
+    waiting = 0
+
+    async def serve(request: HttpRequest, responder: Responder, message: Any) -> None:
+        nonlocal waiting
+        if request.method in ("GET", "DELETE"):
+            await responder.respond(405)
+        elif "id" not in message:
+            await responder.respond(202)
+        elif message["method"] == "initialize":
+            sessions.append(f"s{len(sessions)}")
+            await responder.respond(200, [*JSON, ("mcp-session-id", sessions[-1])], result(message["id"], HELLO))
+        elif request.headers.get("mcp-session-id") == "s0":
+            waiting += 1
+            if waiting == 3:
+                both.set()
+            await both.wait()
+            error = {"code": -32001, "message": "Session not found"}
+            await responder.respond(404, JSON, json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}).encode())
+        else:
+            await responder.respond(200, JSON, result(message["id"], {"ok": True}))
+
+    async with world(serve) as client:
+        await client.initialize(roots={})
+        calls = [client.post({"id": id, "method": "tools/call", "params": {"name": "t"}}) for id in (1, 2, 3)]
+        answers = await asyncio.wait_for(asyncio.gather(*calls), 5)
+    assert [body.get("result") for _, _, body in answers] == [{"ok": True}] * 3
