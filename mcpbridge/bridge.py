@@ -32,10 +32,10 @@ from mcpbridge.core.mirror import mirror
 from mcpbridge.core.outliers import INTERVAL
 from mcpbridge.core.pipeline import compose
 from mcpbridge.core.pool import Pool
-from mcpbridge.core.ports import Dial
+from mcpbridge.core.ports import Dial, Eras
 from mcpbridge.core.retries import Retries
 from mcpbridge.core.route import call_backend, open_link, route
-from mcpbridge.core.server import Backend, Eras, Isolation, Observe, Server
+from mcpbridge.core.server import Backend, Isolation, Observe, Server
 from mcpbridge.core.session import SessionStore
 from mcpbridge.core.state import RequestStates, continues
 from mcpbridge.core.task_ids import TaskSeals

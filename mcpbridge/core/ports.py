@@ -3,6 +3,7 @@
     Connection   a raw duplex pipe of whole messages (stdio, websocket, tcp_binary, sse): bytes in, bytes out
     Upstream     a live conversation with one backend in one era: Peer over a Connection, or POSTs to an HTTP endpoint
     Inbox        where an Upstream puts what belongs to no call of ours
+    Eras         how the two eras are told apart and bridged
 
 Source: architecture section 4.
 """
@@ -10,10 +11,15 @@ Source: architecture section 4.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from mcpbridge.core.exchange import Era, Reply
+from mcpbridge.core.exchange import Era, Exchange, Reply
+from mcpbridge.errors import BridgeError
 from mcpbridge.wire.message import Notification, Request, Response
+
+if TYPE_CHECKING:
+    from mcpbridge.core.client_session import AnyLink, ClientSession
+    from mcpbridge.core.server import Backend
 
 
 class Connection(Protocol):
@@ -95,3 +101,32 @@ class Upward:
 
 Dial = Callable[[Era, Inbox], Awaitable[Upstream]]
 """Opens a conversation with one endpoint (spawns the child, prepares the HTTP client). Raises BridgeError(sent=False)."""
+
+
+class Eras(Protocol):
+    """What the era room adds to the core: finding a server's era and crossing between eras.
+
+    Without it (``None``) every server is spoken to in its client's era, which is a complete same-era bridge.
+    """
+
+    async def probe(self, upstream: Upstream, timeout: float) -> tuple[Era, Response]:
+        """The era of the server behind a fresh conversation, and its DiscoverResult or InitializeResult response.
+        Raises BridgeError on an outage, which is never a verdict."""
+
+    def is_modern_only(self, response: Response) -> bool:
+        """Whether this answer to a legacy ``initialize`` says that the server speaks only the modern era."""
+
+    def may_be_modern(self, refusal: Response | BridgeError) -> bool:
+        """Whether a server that did not take a legacy ``initialize`` is worth being asked for its era."""
+
+    def link(self, session: ClientSession, backend: Backend) -> AnyLink:
+        """A legacy client's link to a modern server."""
+
+    async def call(self, x: Exchange) -> Response:
+        """A modern client's request answered by the legacy backend ``x.backend``."""
+
+    async def tell(self, x: Exchange, notification: Notification) -> None:
+        """A modern client's notification, which its vendor alone knows, for the legacy backend ``x.backend``."""
+
+    async def close(self) -> None:
+        """End what outlives a request (parked calls), while the servers can still be told. Bounded in time."""

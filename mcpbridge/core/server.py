@@ -12,7 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from mcpbridge.core.attempt import Attempt
 from mcpbridge.core.backoff import Reconnect
@@ -21,17 +21,16 @@ from mcpbridge.core.balance.latency import PeakLatency
 from mcpbridge.core.balance.measured import Share
 from mcpbridge.core.balance.policy import Balancing
 from mcpbridge.core.breaker import Breaker
-from mcpbridge.core.client_session import AnyLink, ClientSession
 from mcpbridge.core.exchange import Era, Exchange
 from mcpbridge.core.mirror import AnnotatedTools
 from mcpbridge.core.outliers import Record, after_failure, compare
-from mcpbridge.core.ports import Dial, Upstream
+from mcpbridge.core.ports import Dial, Eras
 from mcpbridge.core.state import continues, unknown
 from mcpbridge.core.task_ids import TaskSeals, is_about_task, unknown_task
 from mcpbridge.core.tasks import Spawn, share, wait_shared
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
-from mcpbridge.wire.message import Notification, Request, Response
+from mcpbridge.wire.message import Request
 
 if TYPE_CHECKING:
     from mcpbridge.core.pool import Pool
@@ -41,35 +40,6 @@ State = Literal["unknown", "ok", "degraded", "down"]
 Isolation = Literal["principal", "shared", "session"]
 MEASURED = 8  # of so many decisions between several backends the time of one is taken
 _log = log("backend")
-
-
-class Eras(Protocol):
-    """What the era room adds to the core: finding a server's era and crossing between eras.
-
-    Without it (``None``) every server is spoken to in its client's era, which is a complete same-era bridge.
-    """
-
-    async def probe(self, upstream: Upstream, timeout: float) -> tuple[Era, Response]:
-        """The era of the server behind a fresh conversation, and its DiscoverResult or InitializeResult response.
-        Raises BridgeError on an outage, which is never a verdict."""
-
-    def is_modern_only(self, response: Response) -> bool:
-        """Whether this answer to a legacy ``initialize`` says that the server speaks only the modern era."""
-
-    def may_be_modern(self, refusal: Response | BridgeError) -> bool:
-        """Whether a server that did not take a legacy ``initialize`` is worth being asked for its era."""
-
-    def link(self, session: ClientSession, backend: Backend) -> AnyLink:
-        """A legacy client's link to a modern server."""
-
-    async def call(self, x: Exchange) -> Response:
-        """A modern client's request answered by the legacy backend ``x.backend``."""
-
-    async def tell(self, x: Exchange, notification: Notification) -> None:
-        """A modern client's notification, which its vendor alone knows, for the legacy backend ``x.backend``."""
-
-    async def close(self) -> None:
-        """End what outlives a request (parked calls), while the servers can still be told. Bounded in time."""
 
 
 class Outcome:

@@ -23,7 +23,7 @@ from mcpbridge.core.duplex import DuplexClient
 from mcpbridge.core.exchange import ANONYMOUS, Era, Exchange, Handler
 from mcpbridge.core.peer import Peer
 from mcpbridge.core.ports import Inbox, Upstream
-from mcpbridge.core.server import Eras
+from mcpbridge.core.ports import Eras
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
 from mcpbridge.stores.memory import MemoryStore
