@@ -416,9 +416,11 @@ def refusing_while(draining: asyncio.Event) -> Policy:
     """New requests are refused while the bridge drains. What is in flight goes on, with all it needs: notifications, answers to
     questions, a call's further rounds."""
 
+    def goes_on(x: Exchange) -> bool:
+        return isinstance(x.message, Notification | Response) or x.message == SessionOp("SPEAK") or continues(x)
+
     def policy(x: Exchange, handler: Handler) -> Awaitable[Response | None]:
-        goes_on = isinstance(x.message, Notification | Response) or x.message == SessionOp("SPEAK")
-        if draining.is_set() and not goes_on and not continues(x):
+        if draining.is_set() and not goes_on(x):
             raise BridgeError("draining", "this process is shutting down", sent=False)
         return handler(x)
 

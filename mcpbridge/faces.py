@@ -143,8 +143,9 @@ class Faces:
         if self._serves_http and path in ("/mcp", f"{API}/mcp"):
             await self._mcp.handle(request, responder, self._all)
         elif self._serves_http and path.startswith("/mcp/"):
-            if await self._knows(path[5:], request, responder):
-                await self._mcp.handle(request, responder, self._servers[path[5:]])
+            name = path[5:]
+            if name in self._servers or await self._knows(name, request, responder):
+                await self._mcp.handle(request, responder, self._servers[name])
         elif self.sse is not None and path.startswith(self._sse_paths) and (place := self._below_sse(path)) is not None:
             if place == "/messages" and request.method == "POST":
                 await self.sse.handle_post(request, responder)

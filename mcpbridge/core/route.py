@@ -52,14 +52,15 @@ async def _tell_modern(notification: Notification, backend: Backend, x: Exchange
         await backend.eras.tell(x, notification)
 
 
-async def call_backend(x: Exchange) -> Response:
+def call_backend(x: Exchange) -> Awaitable[Response]:
     """Innermost: the call on ``x.backend``, in the client's own era wherever the server has it. Translates at most once."""
     backend = x.backend
     assert backend is not None
-    pool = backend.pool
-    patience = pool.patience(x.deadline)
-    if x.caller.era == "legacy":
-        return await _legacy(x, backend, patience)
+    patience = backend.pool.patience(x.deadline)
+    return (_legacy if x.caller.era == "legacy" else _modern)(x, backend, patience)
+
+
+async def _modern(x: Exchange, backend: Backend, patience: float) -> Response:
     era = await backend.era_for("modern", patience)
     if era == "legacy":
         assert backend.eras is not None
@@ -76,7 +77,7 @@ async def call_backend(x: Exchange) -> Response:
         # It lasts, so it would keep every other caller's logs, and its own calls, off the conversation it listens to.
         request = request.with_meta({key: raw for key, raw in request.meta.items() if key != LOG_LEVEL})
     logs = (x.caller.connection or x) if LOG_LEVEL in request.meta else None
-    response = await pool.ask_modern(request, reply, logs, x.deadline)
+    response = await backend.pool.ask_modern(request, reply, logs, x.deadline)
     if tasks is not None:
         response = tasks.response(request, response)
     return states.wrapped(x, response) if wraps else response

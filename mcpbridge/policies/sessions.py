@@ -43,11 +43,11 @@ def sessions(live: ClientSessions, mint: Callable[[Session], str]) -> Policy:
             if x.session_id is None:
                 raise BridgeError("session_required", "send the Mcp-Session-Id that initialize answered", sent=False)
             x.session = await live.get(x.session_id, (x.caller.principal or ANONYMOUS).key)
-        session = x.session
-        if session is None:
+        elif x.session is None:
             return await handler(x)
-        if session.record.principal != (x.caller.principal or ANONYMOUS).key:
+        elif x.session.record.principal != (x.caller.principal or ANONYMOUS).key:
             raise BridgeError("session_unknown", "it belongs to somebody else; connect and initialize again", sent=False)
+        session = x.session
         if isinstance(message, SessionOp):
             if message.method == "DELETE":
                 await live.end(session)

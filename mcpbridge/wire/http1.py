@@ -66,13 +66,18 @@ class HttpError(Exception):
 
 
 class Headers(Mapping[str, str]):
-    """Header fields by name, in any case; lower case when iterated. Repeated list fields are joined by ", " (RFC 9110 5.3)."""
+    """Header fields by name, in any case; lower case when iterated. Repeated list fields are joined by ", " (RFC 9110 5.3).
 
-    __slots__ = ("_fields",)
+    ``get`` alone wants the name in lower case: ten are asked for on every request, so it is the dictionary's own.
+    """
+
+    __slots__ = ("_fields", "get")
+    get: Callable[..., str | None]  # type: ignore[assignment]
 
     def __init__(self, fields: dict[str, str]) -> None:
         """``fields`` has lower-case names and belongs to this object from now on."""
         self._fields = fields
+        self.get = fields.get
 
     def __getitem__(self, name: str) -> str:
         return self._fields[name.lower()]
@@ -85,10 +90,6 @@ class Headers(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._fields)
-
-    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
-        """The value or ``default``; direct, because policies ask for several on every request."""
-        return self._fields.get(name.lower(), default)
 
     def replacing(self, name: str, value: str) -> Headers:
         """The same fields with another value for a lower-case name."""

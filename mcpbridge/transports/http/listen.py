@@ -10,6 +10,7 @@ Source: mcp-eras sections 1.2, 1.3 and 2; shared decision 3; contract 6.4 (statu
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from time import monotonic
 
 from mcpbridge.core.balance.policy import REQUESTABLE, Strategy
@@ -48,14 +49,13 @@ class HttpFrontend:
         self._deadline = deadline
         self._patience = Patience()
 
-    async def handle(self, request: HttpRequest, responder: Responder, target: Target) -> None:
+    def handle(self, request: HttpRequest, responder: Responder, target: Target) -> Awaitable[None]:
         """Answer one HTTP request to the endpoint that shows ``target``. Never raises BridgeError."""
         if request.method == "POST":
-            await self._post(request, responder, target)
-        elif request.method in ("GET", "DELETE"):
-            await self._session_op(request, responder, target)
-        else:
-            await responder.respond(405, [("allow", "POST, GET, DELETE")], b"")
+            return self._post(request, responder, target)
+        if request.method in ("GET", "DELETE"):
+            return self._session_op(request, responder, target)
+        return responder.respond(405, [("allow", "POST, GET, DELETE")], b"")
 
     # POST
 
