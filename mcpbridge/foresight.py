@@ -1,8 +1,9 @@
 """Predictive health of a gateway: every attempt is noted, every window each endpoint's detector is asked.
 
-    attempt -> Meter (calls, failures, sum of log latency) -> every WINDOW: Detector -> Backend.score, Predictions, metrics, log
+    attempt -> Meter (calls, failures, sum of log latency)   }  every WINDOW: Detector, or phi where nobody calls
+    answer to a check -> Silence                             }  -> Backend.score, Predictions, metrics, log
 
-A score is told and never ejects: that is left to what really fails.
+A score moves work away and never ejects: that is left to what really fails.
 
 Source: reliability section 5; contract ``health_monitoring``.
 """
@@ -11,11 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from math import exp, log
+from statistics import median
 
-from mcpbridge.core.anomaly.detector import Detector, Parameters, Reading, Sample
-from mcpbridge.core.anomaly.predictions import HORIZON, Prediction, Predictions
+from mcpbridge.core.anomaly.detector import FLOOR, Detector, Parameters, Reading, Sample
+from mcpbridge.core.anomaly.predictions import HORIZON, MAX_KEPT, Prediction, Predictions
+from mcpbridge.core.anomaly.silence import THRESHOLD, Silence
 from mcpbridge.core.server import Backend
 from mcpbridge.observe import foresight as told
 from mcpbridge.observe.log import log as logger
@@ -29,13 +33,28 @@ _log = logger("health")
 
 
 class Meter:
-    """What one endpoint did in the current window, and its detector."""
+    """What one endpoint did in the current window, and its detectors."""
 
-    __slots__ = ("answered", "calls", "detector", "failures", "logs", "was_down")
+    __slots__ = (
+        "answered",
+        "calls",
+        "detector",
+        "failures",
+        "is_silent",
+        "is_steady",
+        "logs",
+        "silence",
+        "was_down",
+        "well_at",
+    )
 
     def __init__(self, parameters: Parameters) -> None:
         self.detector = Detector(parameters)
+        self.silence = Silence()
+        self.is_silent = False
+        self.is_steady = False  # its newest check was answered
         self.was_down = False
+        self.well_at: float | None = None  # when a check found it well, until one finds it down
         self.clear()
 
     def clear(self) -> None:
@@ -63,6 +82,7 @@ class Foresight:
         *,
         enabled: bool = True,
         window: float = WINDOW,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.enabled = enabled
         self.window = window
@@ -73,14 +93,16 @@ class Foresight:
         self._parameters = Parameters()
         self._meters: dict[Backend, Meter] = {}
         self._evaluated = 0
+        self._clock = clock
+        self._checks = 0
+        self._failed_checks = 0
+        self._detections: deque[float] = deque(maxlen=MAX_KEPT)  # seconds
 
     def attempted(self, backend: Backend, seconds: float, failed: bool) -> None:
         """One call has ended. A failed one says nothing of how fast the endpoint answers."""
         if not self.enabled:
             return
-        meter = self._meters.get(backend)
-        if meter is None:
-            meter = self._meters[backend] = Meter(self._parameters)
+        meter = self._meters.get(backend) or self._meet(backend)
         meter.calls += 1
         if failed:
             meter.failures += 1
@@ -88,10 +110,37 @@ class Foresight:
             meter.answered += 1
             meter.logs += log(seconds if seconds > 1e-7 else 1e-7)
 
+    def _meet(self, backend: Backend) -> Meter:
+        meter = self._meters[backend] = Meter(self._parameters)
+        return meter
+
+    def checked(self, backend: Backend, verdict: bool | None) -> None:
+        """A check has ended; None: it came to no verdict (``core.checks.Told``)."""
+        meter, now = self._meters.get(backend) or self._meet(backend), self._clock()
+        if verdict is None:
+            meter.silence.pause()
+            return
+        self._checks += 1
+        if verdict:
+            if not meter.is_steady:
+                meter.silence.pause()  # it comes back: what was between is no rhythm
+            meter.silence.heard(now)
+            meter.is_steady, meter.well_at = True, now
+            return
+        meter.is_steady = False
+        self._failed_checks += 1
+        if backend.state == "down" and meter.well_at is not None:
+            self._detections.append(now - meter.well_at)
+            meter.well_at = None
+
     async def follow(self) -> None:
         """Look once per window, for ever."""
         while True:
+            before = self._clock()
             await asyncio.sleep(self.window)
+            if self._clock() - before > 2 * self.window:  # it was we who were away: nobody was silent
+                for meter in self._meters.values():
+                    meter.silence.pause()
             self.tick(time.time())
 
     def tick(self, now: float) -> None:
@@ -101,10 +150,8 @@ class Foresight:
             del self._meters[gone]
             self.predictions.forget(gone.name)
         for backend in backends:
-            meter = self._meters.get(backend)
-            if meter is None:
-                meter = self._meters[backend] = Meter(self._parameters)
-            self._look(backend, meter, now)
+            if self.enabled:
+                self._look(backend, self._meters.get(backend) or self._meet(backend), now)
         self.predictions.expire(now)
         if self.predictions.closed:
             ratio = self.predictions.confirmed / self.predictions.closed
@@ -116,17 +163,33 @@ class Foresight:
             self._evaluated += 1
             was_alarming = meter.detector.reading.is_alarming
             reading = meter.detector.tick(sample)
-            backend.score = 1.0 if reading.score is None else reading.score
-            if reading.score is not None:
-                labels = {"protocol": backend.protocol, "server": backend.server.name}
-                self._registry.set("mcp_gateway_predictive_health_score", self._score_of(backend), **labels)
             if reading.is_alarming and not was_alarming:
                 self._alarm(backend, reading, now)
+            meter.silence.pause()  # calls tell more than checks
+            meter.is_silent = False
+        else:
+            self._listen(backend, meter, now)
+        self._judge(backend, meter)
         is_out = backend.state == "down" or backend.ejection.until > time.monotonic()
         is_down = is_out or (backend.breaker is not None and backend.breaker.state != "closed")
         if is_down and not meter.was_down:
             self.predictions.failed(backend.name, now)
         meter.was_down = is_down
+
+    def _listen(self, backend: Backend, meter: Meter, now: float) -> None:
+        """A window without calls: only checks can tell."""
+        silence, at = meter.silence, self._clock()
+        was_silent, meter.is_silent = meter.is_silent, backend.state != "down" and silence.phi(at) >= THRESHOLD
+        if meter.is_silent and not was_silent:
+            self._alarm(backend, Reading(FLOOR, True, "silence", silence.usual, silence.lasts(at), None), now)
+
+    def _judge(self, backend: Backend, meter: Meter) -> None:
+        """Its score, from both."""
+        found = FLOOR if meter.is_silent else meter.detector.reading.score
+        backend.score = 1.0 if found is None else found
+        if found is not None:
+            labels = {"protocol": backend.protocol, "server": backend.server.name}
+            self._registry.set("mcp_gateway_predictive_health_score", self._score_of(backend), **labels)
 
     def _score_of(self, backend: Backend) -> float:
         """The lowest score of the server's endpoints of this protocol: they share one series."""
@@ -147,7 +210,9 @@ class Foresight:
     def score(self, backend: Backend) -> float | None:
         """Of one backend; None while its usual is not known."""
         meter = self._meters.get(backend)
-        score = meter.detector.reading.score if meter is not None else None
+        if meter is None:
+            return None
+        score = FLOOR if meter.is_silent else meter.detector.reading.score
         return None if score is None else round(score, 3)
 
     def snapshot(self) -> told.Foresight:
@@ -167,12 +232,15 @@ class Foresight:
             confirmed=found.confirmed,
             false_alarm=found.false_alarms,
             missed_failures=found.missed,
+            checks=self._checks,
+            failed_checks=self._failed_checks,
+            median_detection_ms=round(median(self._detections) * 1000, 1) if self._detections else None,
             anomalies=tuple(self._shown(one) for one in found.kept),
         )
 
     def _shown(self, one: Prediction) -> told.Anomaly:
         reading = one.reading
-        scale = 1000 if reading.signal == "latency" else 1
+        scale = 1 if reading.signal == "errors" else 1000
         return told.Anomaly(
             id=one.id,
             opened_at=timestamp(one.opened_at),
@@ -194,6 +262,8 @@ def reason(reading: Reading, window: float) -> str:
     usual, now = reading.baseline or 0.0, reading.value or 0.0
     if reading.signal == "errors":
         said = f"{now:.0%} of calls fail, usually {usual:.1%}"
+    elif reading.signal == "silence":
+        said = f"no check was answered for {now:.1f} s, usually every {usual:.1f} s"
     else:
         said = f"latency {now * 1000:.1f} ms, usually {usual * 1000:.1f} ms"
     return said if reading.eta is None else f"{said}; at its limit in about {reading.eta * window:.0f} s"

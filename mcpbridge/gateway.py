@@ -268,16 +268,14 @@ class Gateway:
         bridge.spawn(self._self_checks.follow(bridge.draining))
 
     def _foresee(self, bridge: Bridge) -> None:
-        enabled = self._config.health_monitoring.predictive_enabled
         foresight = Foresight(
             self._registry,
             lambda: [backend for server in bridge.servers.values() for backend in server.backends],
             bridge.events.append,
-            enabled=enabled,
+            enabled=self._config.health_monitoring.predictive_enabled,
         )
         self._status.foresight = foresight
-        if enabled:
-            bridge.spawn(foresight.follow())
+        bridge.spawn(foresight.follow())
 
     def _verify(self) -> Verify | None:
         auth = self._config.auth

@@ -95,10 +95,13 @@ class Status:
         self.foresight: Foresight | None = None
         self.balance: Balance | None = None
 
-    def checked(self, backend: Backend, healthy: bool) -> None:
-        """One check of a backend has come to a verdict (``core.checks.Told``)."""
-        result = "healthy" if healthy else "unhealthy"
-        self.registry.inc("mcp_gateway_health_checks_total", protocol=backend.protocol, result=result)
+    def checked(self, backend: Backend, verdict: bool | None) -> None:
+        """One check of a backend has ended (``core.checks.Told``)."""
+        if verdict is not None:
+            result = "healthy" if verdict else "unhealthy"
+            self.registry.inc("mcp_gateway_health_checks_total", protocol=backend.protocol, result=result)
+        if self.foresight is not None:
+            self.foresight.checked(backend, verdict)
 
     def ejected(self, backend: Backend) -> None:
         """A backend gets no new calls for a while (``core.outliers``)."""

@@ -40,7 +40,8 @@ class World:
         self.registry = Registry()
         self.status = Status(self.registry)
         backends: Callable[[], list[Backend]] = lambda: self.server.backends  # noqa: E731
-        self.foresight = Foresight(self.registry, backends, bridge.events.append, enabled=enabled)
+        clock: Callable[[], float] = lambda: self.now  # noqa: E731
+        self.foresight = Foresight(self.registry, backends, bridge.events.append, enabled=enabled, clock=clock)
         self.status.foresight = self.foresight
         self.now = 1_000_000.0
 
@@ -50,6 +51,17 @@ class World:
         for _ in range(count):
             for _ in range(20):
                 self.status.attempted(self.backend, x, seconds, error)
+            self.now += self.foresight.window
+            self.foresight.tick(self.now)
+
+    def checks(self, count: int, verdict: bool | None = True) -> None:
+        """So many checks, one in two windows without a call."""
+        for _ in range(count):
+            self.idle(2)
+            self.status.checked(self.backend, verdict)
+
+    def idle(self, windows: int) -> None:
+        for _ in range(windows):
             self.now += self.foresight.window
             self.foresight.tick(self.now)
 
@@ -106,7 +118,7 @@ async def test_an_anomaly_is_told_with_its_numbers_once(world):
     assert "usually 10.0 ms" in event.message
 
 
-@pytest.mark.requirement("metric.mcp_gateway_health_prediction_accuracy")
+@pytest.mark.requirement("metric.mcp_gateway_health_prediction_accuracy", "http.gateway.health.prediction-accuracy")
 async def test_accuracy_comes_from_what_happened(world):
     name = "mcp_gateway_health_prediction_accuracy"
     refused = BridgeError("connection_refused", "127.0.0.1:1", sent=False)
@@ -131,6 +143,54 @@ async def test_accuracy_comes_from_what_happened(world):
     assert world.get("prediction-accuracy")["recall"] == 0.5
 
 
+async def test_an_idle_server_that_answers_no_check_any_more_loses_work_before_it_is_down_and_gets_it_back(world):
+    refused = BridgeError("timeout", "silent", sent=False)
+    world.checks(10)
+    assert world.backend.score == 1.0
+    world.idle(5)
+    assert world.backend.score == 0.1 == world.snapshot().backends[0].health_score
+    (found,) = world.get("anomalies")["anomalies"]
+    assert (found["signal"], found["severity"], found["baseline"], found["outcome"]) == ("silence", "critical", 10_000, "open")
+    assert found["value"] > 15_000
+    (event,) = [event for event in world.bridge.events if event.event == "anomaly"]
+    assert "no check was answered for" in event.message and "usually every 10.0 s" in event.message
+    world.status.checked(world.backend, False)
+    world.idle(1)
+    assert world.backend.score == 0.1
+    world.backend.missed(refused)
+    world.idle(1)
+    assert world.get("prediction-accuracy")["predictions"]["confirmed"] == 1
+    world.backend.succeeded()
+    world.status.checked(world.backend, True)
+    world.idle(1)
+    assert world.backend.score == 1.0
+
+
+async def test_silence_is_no_sign_where_calls_are_answered_or_nobody_asks(world):
+    world.checks(10)
+    world.windows(20)
+    assert world.backend.score == 1.0
+    world.checks(3)
+    world.status.checked(world.backend, None)  # left alone: a child that nobody uses
+    world.idle(50)
+    assert world.backend.score == 1.0
+    assert world.get("anomalies")["anomalies"] == []
+
+
+async def test_what_ordinary_checks_find_is_told_beside_what_was_foreseen(world):
+    assert world.get("prediction-accuracy")["traditional"] == {
+        "checks_total": 0, "failures_total": 0, "median_detection_ms": None,
+    }  # fmt: skip
+    world.checks(3)
+    world.checks(1, None)
+    world.checks(1, False)
+    world.backend.missed(BridgeError("connection_refused", "gone", sent=False))
+    world.checks(2, False)
+    told = world.get("prediction-accuracy")["traditional"]
+    assert told == {"checks_total": 6, "failures_total": 3, "median_detection_ms": 30_000.0}, "from the last good check on"
+
+
+@pytest.mark.requirement("http.gateway.health.ml-model", "config.gateway.health_monitoring.ml_model")
 async def test_the_status_of_the_model_claims_no_learned_model(world):
     world.windows(31)
     assert world.get("ml-model/status") == {
@@ -174,7 +234,7 @@ async def test_the_part_survives_a_merge_and_hiding_addresses(world):
     assert redacted(snapshot).health_monitoring == snapshot.health_monitoring
 
 
-@pytest.mark.requirement("config.gateway.health_monitoring.predictive_enabled")
+@pytest.mark.requirement("config.gateway.health_monitoring.predictive_enabled", "env.MCP_PREDICTIVE_HEALTH_MONITORING")
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_gateway_foresees_as_it_was_told(tmp_path, enabled):
     port = free_port()

@@ -52,7 +52,11 @@ def accuracy(snapshot: Snapshot) -> tuple[int, Any]:
         "recall": round(found.confirmed / failures, 6) if failures else None,
         "missed_failures": found.missed_failures,
         "horizon_sec": found.horizon_sec,
-        "traditional": {"checks_total": None, "failures_total": failures, "median_detection_ms": None},
+        "traditional": {
+            "checks_total": found.checks,
+            "failures_total": found.failed_checks,
+            "median_detection_ms": found.median_detection_ms,
+        },
     }
 
 

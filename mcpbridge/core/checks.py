@@ -37,8 +37,8 @@ AT_ONCE = 32  # checks that run at the same time; those of children that start a
 Touch = Callable[["Backend"], Awaitable[None]]
 """Connects to a backend and says nothing. Raises BridgeError when it cannot be connected to."""
 
-Told = Callable[["Backend", bool], None]
-"""Told of every check that came to a verdict: whether the backend was healthy."""
+Told = Callable[["Backend", bool | None], None]
+"""Told of every check: whether the backend was healthy; None without a verdict."""
 
 
 class Checks:
@@ -80,8 +80,7 @@ class Checks:
             if not is_start:
                 await stack.enter_async_context(self._gate)
             verdict = await self._ask(backend, backend.pool.start_timeout if is_start else self._deadline)
-        if verdict is not None:
-            self._told(backend, verdict)
+        self._told(backend, verdict)
         return verdict
 
     async def _ask(self, backend: Backend, limit: float) -> bool | None:

@@ -11,7 +11,7 @@ import msgspec
 
 
 class Anomaly(msgspec.Struct, frozen=True):
-    """One alarm. ``baseline`` and ``value``: milliseconds for latency, a share of calls for errors. ``score``: 0.1 to 1."""
+    """One alarm. ``baseline``, ``value``: milliseconds of latency or silence, or a share of calls. ``score``: 0.1 to 1."""
 
     id: int
     opened_at: str
@@ -19,7 +19,7 @@ class Anomaly(msgspec.Struct, frozen=True):
     server: str
     protocol: str
     severity: Literal["warning", "critical"]
-    signal: Literal["latency", "errors"]
+    signal: Literal["latency", "errors", "silence"]
     score: float | None
     baseline: float | None
     value: float | None
@@ -37,7 +37,8 @@ class Parameters(msgspec.Struct, frozen=True):
 
 
 class Foresight(msgspec.Struct, frozen=True):
-    """What the detector sees and how right it was. Totals since the start; ``anomalies`` newest first."""
+    """What the detector sees and how right it was. Totals since the start; ``anomalies`` newest first. ``checks`` and the
+    two behind it are of the active checks, ``median_detection_ms`` from the last good one to the one that made it down."""
 
     enabled: bool
     model: str
@@ -52,4 +53,7 @@ class Foresight(msgspec.Struct, frozen=True):
     confirmed: int = 0
     false_alarm: int = 0
     missed_failures: int = 0
+    checks: int = 0
+    failed_checks: int = 0
+    median_detection_ms: float | None = None
     anomalies: tuple[Anomaly, ...] = ()

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from mcpbridge.core.anomaly.trend import Trend
 
-Signal = Literal["latency", "errors"]
+Signal = Literal["latency", "errors", "silence"]
 
 
 @dataclass(frozen=True, slots=True)

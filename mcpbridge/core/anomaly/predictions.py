@@ -99,6 +99,8 @@ def severity(reading: Reading) -> Severity:
     """How bad it already is."""
     if reading.value is None or reading.baseline is None:
         return "warning"
+    if reading.signal == "silence":
+        return "critical"
     if reading.signal == "errors":
         return "critical" if reading.value >= _CRITICAL_ERRORS else "warning"
     return "critical" if reading.value >= _CRITICAL_LATENCY * reading.baseline else "warning"
