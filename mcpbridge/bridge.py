@@ -78,6 +78,7 @@ class Bridge:
         *,
         start_timeout: float = 300.0,
         max_attempts: int = 2,
+        attempt_timeout: float | None = None,
         list_wait: float = 3.0,
         max_name: int = 48,
         observe: Observe | None = None,
@@ -110,6 +111,7 @@ class Bridge:
         self._eras = eras
         self._start_timeout = start_timeout
         self._max_attempts = max_attempts
+        self._attempt_timeout = attempt_timeout
         self._list_wait = list_wait
         self._max_name = max_name
         self._observe = observe
@@ -184,7 +186,14 @@ class Bridge:
         """Add a server with one or more equal endpoints. ``limit``: most conversations of one backend. ``idle_timeout``:
         seconds an unused shared conversation is kept, 0 for the default of its kind."""
         backends = [self._backend(f"{name}/{number}", way, limit, idle_timeout) for number, way in enumerate(endpoints)]
-        server = self.servers[name] = Server(name, backends, namespace=namespace, isolation=isolation, balancing=self.balancing)
+        server = self.servers[name] = Server(
+            name,
+            backends,
+            namespace=namespace,
+            isolation=isolation,
+            balancing=self.balancing,
+            attempt_timeout=self._attempt_timeout,
+        )
         self._prefixes[name] = prefix
         self._look_after(backends)
         return server

@@ -108,6 +108,7 @@ class Gateway:
             store,
             Crossings(),
             max_attempts=config.routing.max_attempts,
+            attempt_timeout=None if config.routing.attempt_timeout == "auto" else config.routing.attempt_timeout,
             max_name=config.routing.max_name_length,
             list_wait=LIST_WAIT,
             observe=self._status.attempted,

@@ -29,6 +29,7 @@ from mcpbridge.config.kinds import (
     TEXTS,
     choice,
     duration,
+    duration_or_auto,
     integer,
     is_loopback,
     matching,
@@ -221,6 +222,10 @@ class Routing(Section, frozen=True, kw_only=True):
     """Which server gets a call, under which name and for how long."""
 
     request_timeout: Annotated[float, Row(duration(0.001), "deadline without client value")] = 300.0
+    attempt_timeout: Annotated[
+        float | Literal["auto"],
+        Row(duration_or_auto(0.001), "when a retry-safe call goes to another backend; auto: by what answers take, 1 s to 5 s"),
+    ] = "auto"
     parked_ttl: Annotated[float, Row(duration(0.001), "how long a server's question waits for the client")] = 600.0
     prefix: Annotated[
         Literal["auto", "always", "never"],

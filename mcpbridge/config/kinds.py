@@ -181,6 +181,12 @@ def duration(minimum: float = 0.0, *, bare: float = 1.0) -> Kind:
     return Kind("duration", parse, {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]})
 
 
+def duration_or_auto(minimum: float) -> Kind:
+    """Seconds as float, or the word auto."""
+    seconds = duration(minimum)
+    return Kind("duration", lambda text: text if text == "auto" else seconds.parse(text), seconds.schema)
+
+
 def choice(*words: str) -> Kind:
     """One of a few words, spelled exactly."""
 

@@ -5,6 +5,7 @@ Source: architecture section 5.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Generator
 from time import monotonic, perf_counter
 from typing import Any
@@ -20,9 +21,9 @@ from mcpbridge.wire.spec import retry_safe
 def forward(attempt: Handler, *, max_attempts: int = 2, retries: Retries | None = None) -> Handler:
     """Answers an exchange whose target is one Server.
 
-    A call that certainly never left us is tried on every backend; a sent one only when its method is retry-safe, at most
-    ``max_attempts`` times, never past its deadline, and never while other backends are missing; what is
-    sent again is paid from the budget ``retries``.
+    A call that certainly never left us is tried on every backend; a sent one only when it may run twice (``core.repeats``), at
+    most ``max_attempts`` times, never past its deadline, and never while other backends are missing; what is sent again is paid
+    from the budget ``retries``. While another try is possible, one of a retry-safe method is given up early.
     """
     budget = retries if retries is not None else Retries()
 
@@ -38,7 +39,10 @@ def forward(attempt: Handler, *, max_attempts: int = 2, retries: Retries | None 
             x.worked = 0.0
             try:
                 with backend.in_flight(x):
-                    return await (attempt(x) if backend.protocol == x.caller.protocol else Worked(attempt(x), x))
+                    trying = attempt(x) if backend.protocol == x.caller.protocol else Worked(attempt(x), x)
+                    if len(x.target.backends) == 1:
+                        return await trying
+                    return await _one_of_several(x, trying, backend, tried, is_last=sent + 1 >= max_attempts)
             except BridgeError as error:
                 if error.fault.blames == "backend":
                     error.data = {"server": x.target.name, "protocol": backend.protocol, **error.data}
@@ -89,4 +93,33 @@ def _may_retry(x: Exchange, error: BridgeError, sent: int, max_attempts: int) ->
         return False
     if not error.sent:
         return True
-    return sent < max_attempts and isinstance(x.message, Request) and retry_safe(x.message.method)
+    assert isinstance(x.target, Server)
+    return sent < max_attempts and isinstance(x.message, Request) and x.target.repeatable.allows(x.message)
+
+
+async def _one_of_several(
+    x: Exchange, trying: Awaitable[Response | None], backend: Backend, tried: set[Backend], *, is_last: bool
+) -> Response | None:
+    """A try while other backends are there: what it teaches is kept, and it is given up early when another may be asked."""
+    assert isinstance(x.target, Server)
+    server, method = x.target, x.view.method
+    began = monotonic()
+    if not retry_safe(method):
+        return await trying
+    if is_last or backend.state not in ("ok", "degraded") or not server.may_retry(x, {*tried, backend}):
+        response = await trying
+    else:
+        limit = server.patience.seconds(began)
+        alarm = asyncio.timeout(limit)
+        try:
+            async with alarm:
+                response = await trying
+        except TimeoutError:
+            if not alarm.expired():
+                raise
+            detail = f"server {server.name!r} did not answer {method} in {limit:g} s"
+            raise BridgeError("timeout", detail, server=server.name) from None
+    server.patience.answered(monotonic() - began, began)
+    if method == "tools/list" and response is not None and response.result is not None:
+        server.repeatable.learn(response.result)
+    return response

@@ -25,6 +25,7 @@ from mcpbridge.core.exchange import Era, Exchange
 from mcpbridge.core.mirror import AnnotatedTools
 from mcpbridge.core.outliers import Record, after_failure, compare
 from mcpbridge.core.ports import Dial, Eras
+from mcpbridge.core.repeats import Patience, Repeatable
 from mcpbridge.core.state import continues, unknown
 from mcpbridge.core.task_ids import TaskSeals, is_about_task, unknown_task
 from mcpbridge.core.tasks import Spawn, share, wait_shared
@@ -304,13 +305,17 @@ class Server:
         on_hello: Callable[[Server], None] | None = None,
         balancing: Balancing | None = None,
         reconnect: Reconnect | None = None,
+        attempt_timeout: float | None = None,
     ) -> None:
+        """``attempt_timeout``: seconds of ``core.repeats.Patience``."""
         self.name = name
         self.namespace = namespace
         self.backends = backends
         self.leaving: list[Backend] = []  # those taken away, while they finish what they have
         self.isolation = isolation
         self.tools = AnnotatedTools()
+        self.repeatable = Repeatable()
+        self.patience = Patience(attempt_timeout)
         self.hello: dict[str, bytes] = {}  # era -> its newest InitializeResult or DiscoverResult, JSON
         self.balancer = Balancer(balancing or Balancing(), random.randrange)
         self._decisions = 0

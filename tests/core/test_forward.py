@@ -12,6 +12,7 @@ from mcpbridge.bridge import Bridge, Way
 from mcpbridge.core.breaker import Rules
 from mcpbridge.core.exchange import Exchange
 from mcpbridge.core.forward import forward
+from mcpbridge.core.repeats import Patience
 from mcpbridge.core.retries import Retries
 from mcpbridge.core.server import Server
 from mcpbridge.errors import BridgeError
@@ -52,6 +53,103 @@ async def test_what_was_never_sent_is_tried_everywhere() -> None:
 async def test_what_was_sent_is_tried_again_once_and_only_when_it_is_safe() -> None:
     assert await tries(server_of(4), READ, BridgeError("stream_closed")) == 2
     assert await tries(server_of(4), CALL, BridgeError("stream_closed")) == 1
+
+
+TOOLS = [
+    {"name": "reads", "annotations": {"readOnlyHint": True}},
+    {"name": "sets", "annotations": {"idempotentHint": True, "readOnlyHint": False}},
+    {"name": "adds", "annotations": {"readOnlyHint": False, "destructiveHint": False}},
+    {"name": "odd", "annotations": "readOnlyHint"},
+    {"name": "plain"},
+]
+
+
+async def listed(server: Server, tools: list[Any]) -> None:
+    """A list of these tools passes."""
+
+    async def attempt(x: Exchange) -> m.Response:
+        return m.result(1, {"tools": tools})
+
+    await forward(attempt)(exchange(m.request(1, READ, {"_meta": META}), server))
+
+
+async def called(server: Server, name: str, **params: Any) -> int:
+    """How often a call of this tool is tried when each try ends in a broken stream."""
+    tried = 0
+
+    async def attempt(x: Exchange) -> m.Response:
+        nonlocal tried
+        tried += 1
+        raise BridgeError("stream_closed")
+
+    with pytest.raises(BridgeError):
+        await forward(attempt)(exchange(m.request(1, CALL, {"_meta": META, "name": name, **params}), server))
+    return tried
+
+
+async def test_a_call_that_may_have_run_is_tried_again_only_when_its_tool_is_listed_as_read_only_or_idempotent() -> None:
+    server = server_of(4)
+    assert await called(server, "reads") == 1  # nothing is known yet
+    await listed(server, TOOLS)
+    assert [await called(server, tool["name"]) for tool in TOOLS] == [2, 2, 1, 1, 1]
+    assert await called(server, "unlisted") == 1
+    assert await called(server, "reads", task={}) == 1  # two tasks would be there
+    await listed(server, [{"name": "reads"}])  # another version of the server
+    assert await called(server, "reads") == 1
+    assert await called(server, "sets") == 2
+
+
+async def test_a_try_of_a_safe_method_that_takes_too_long_goes_to_another_backend_and_counts_as_a_failure() -> None:
+    bridge = Bridge("gateway", MemoryStore(), None, attempt_timeout=0.05)
+    server = bridge.add("s", [Way("http", f"b{n}", Scripted().dial) for n in range(2)])
+    for backend in server.backends:
+        backend.succeeded()
+    tried: list[Any] = []
+
+    async def attempt(x: Exchange) -> m.Response:
+        tried.append(x.backend)
+        if len(tried) == 1:
+            await asyncio.Event().wait()
+        return m.result(1, {})
+
+    x = exchange(m.request(1, READ, {"_meta": META}), server)
+    assert (await forward(attempt)(x)) is not None
+    assert len(set(tried)) == 2
+    assert tried[0].outcome.failures == 1
+    assert tried[0].cause == "timeout: server 's' did not answer tools/list in 0.05 s"
+    assert tried[1].outcome.failures == 0
+
+
+@pytest.mark.parametrize(("count", "method", "attempts"), [(1, READ, 2), (2, CALL, 2), (2, READ, 1)])
+async def test_a_try_may_take_its_time_when_no_other_may_follow(count: int, method: str, attempts: int) -> None:
+    bridge = Bridge("gateway", MemoryStore(), None, attempt_timeout=0.001)
+    server = bridge.add("s", [Way("http", f"b{n}", Scripted().dial) for n in range(count)])
+    for backend in server.backends:
+        backend.succeeded()
+
+    async def attempt(x: Exchange) -> m.Response:
+        await asyncio.sleep(0.05)
+        return m.result(1, {})
+
+    x = exchange(m.request(1, method, {"_meta": META, "name": "t"}), server)
+    assert (await forward(attempt, max_attempts=attempts)(x)) is not None
+    assert x.attempts == 1
+
+
+def test_by_itself_a_try_lasts_four_times_the_slowest_answers_between_one_and_five_seconds() -> None:
+    patience = Patience()
+    assert patience.seconds(0.0) == 5.0  # nothing is known
+    for _ in range(100):
+        patience.answered(0.01, 1.0)
+    assert patience.seconds(10.0) == 1.0
+    for _ in range(100):
+        patience.answered(0.5, 10.0)
+    assert patience.seconds(11.0) == 1.0  # looked at now and then only
+    assert patience.seconds(20.0) == pytest.approx(2.0, rel=0.02)
+    for _ in range(100):
+        patience.answered(60.0, 20.0)
+    assert patience.seconds(30.0) == 5.0
+    assert patience.seconds(400.0) == 5.0
 
 
 async def test_a_fault_of_the_client_is_never_tried_again() -> None:
