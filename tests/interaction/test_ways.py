@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 from pathlib import Path
@@ -32,6 +33,9 @@ async def test_a_server_behind_named_pipes_and_a_client_at_others(tmp_path: Path
     ours = {"MCPBRIDGE_SERVER__PROTOCOLS__STDIO__PIPE": f"{tmp_path}/gateway"}
     with peers.running(["sh", "-c", loop]), gateway_to(f"pipe://{tmp_path}/server", **ours) as house:
         assert house.addresses["stdio"].endswith(f"pipe://{tmp_path}/gateway")
+        async with asyncio.timeout(peers.START_TIMEOUT):  # a process per conversation: the bridge's own first one costs time
+            while '"backend ok"' not in peers.errors_of(house.process):
+                await asyncio.sleep(0.05)
         for era in ERAS:
             async with open_command(f"cat > {tmp_path}/gateway.in", f"cat < {tmp_path}/gateway.out") as wire:
                 assert await play(wire, era) == []

@@ -36,7 +36,7 @@ from mcpbridge.wire import message as m
 RETRY: Final = 0.02  # seconds between looks whether the other side has opened its end
 READER_TIME: Final = 5.0  # seconds a client that has begun to talk has to open the end it listens at
 READ_SIZE: Final = 65536  # bytes of one read of what goes nowhere
-LET_GO_TIME: Final = 2.0  # seconds a server has to close its end after a conversation before the next one begins all the same
+LET_GO_TIME: Final = 3.0  # seconds a server has to close its end after a conversation before the next one begins all the same
 _log = log("pipe")
 T = TypeVar("T", bound=asyncio.BaseTransport)
 
