@@ -27,6 +27,8 @@ from mcpbridge.config.sections import ServerSpec
 from mcpbridge.core.detect import POSITIVE_TTL
 from mcpbridge.core.duplex import DuplexClient
 from mcpbridge.core.exchange import ANONYMOUS, Exchange, Handler, Policy
+from mcpbridge.core.once import Once
+from mcpbridge.core.ports import Connection
 from mcpbridge.core.route import open_link
 from mcpbridge.core.server import Server
 from mcpbridge.core.tasks import share
@@ -36,6 +38,7 @@ from mcpbridge.errors import BridgeError
 from mcpbridge.gateways import gateway_address, gateway_spec, gateway_tls, outlast
 from mcpbridge.observe.log import configure, log
 from mcpbridge.observe.metrics import Registry
+from mcpbridge.policies.rate_limit import rate_limit
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
 from mcpbridge.status import Status
@@ -84,7 +87,11 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
     config = loaded.config
     if sys.stdin is not None and sys.stdin.isatty():
         print("mcpbridge router waits for MCP messages on stdin; see `mcpbridge router --help`", file=sys.stderr)  # noqa: T201 - for the person at the terminal
-    connection = open_standard()
+    standard = open_standard()
+    connection: Connection = standard
+    repeats = config.advanced.deduplication
+    if repeats.enabled:
+        connection = Once(connection, size=repeats.cache_size, ttl=repeats.ttl)
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def signalled(status: int) -> None:
@@ -123,7 +130,9 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
             tls=lambda: gateway_tls(config),
         )
         target = _add_servers(config, bridge, direct, gateway)
-        policies = [_local(), sessions(bridge.sessions, lambda _record: "stdio"), validate()]
+        limit = config.local.rate_limit
+        limits = [rate_limit(limit.requests_per_sec, limit.burst)] if limit.enabled else []
+        policies = [_local(), *limits, sessions(bridge.sessions, lambda _record: "stdio"), validate()]
         if isinstance(target, Server):
             policies.append(prompt_initialize(target, INITIALIZE_WAIT))
         client = DuplexClient(
@@ -146,7 +155,7 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
         else:
             status = 0 if finished.result() is None else 74
         if status == 0:
-            await connection.flush()
+            await standard.flush()
         else:
             client.peer.cancel_served("the router ends")
     await direct.close()  # after the bridge, which ends the servers' sessions over these connections

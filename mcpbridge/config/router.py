@@ -11,7 +11,21 @@ from typing import Annotated, Literal
 import msgspec
 
 from mcpbridge.config.detection import RouterDetection
-from mcpbridge.config.kinds import BOOL, COUNT, HOST_PORT, PATH, SERVERS, TEXT, TEXTS, choice, duration, integer, matching
+from mcpbridge.config.kinds import (
+    BOOL,
+    COUNT,
+    DURATION,
+    HOST_PORT,
+    PATH,
+    SERVERS,
+    TEXT,
+    TEXTS,
+    choice,
+    duration,
+    integer,
+    matching,
+    number,
+)
 from mcpbridge.config.problems import Place, Problem
 from mcpbridge.config.protocols import ADDRESS, ADDRESSES, LOCAL, PROTOCOLS
 from mcpbridge.config.rows import Row, Section
@@ -120,8 +134,20 @@ class Gateway(Section, frozen=True, kw_only=True):
     tls: GatewayTls = GatewayTls()
 
 
+class Deduplication(Section, frozen=True, kw_only=True):
+    """Requests that the client says again. ``ttl`` is in seconds."""
+
+    enabled: Annotated[
+        bool, Row(BOOL, "true: same id and bytes run once while in flight, and within ttl where that is safe")
+    ] = False
+    cache_size: Annotated[int, Row(COUNT, "answers kept at most")] = 1000
+    ttl: Annotated[float, Row(DURATION, "how long an answer is kept", key="ttl_seconds")] = 60.0
+
+
 class Advanced(Section, frozen=True, kw_only=True):
     """What few need."""
+
+    deduplication: Deduplication = Deduplication()
 
     protocol: Annotated[
         Literal["websocket", "tcp"],
@@ -132,6 +158,14 @@ class Advanced(Section, frozen=True, kw_only=True):
     ] = ""
 
 
+class LocalRateLimit(Section, frozen=True, kw_only=True):
+    """A token bucket on what the client asks."""
+
+    enabled: Annotated[bool, Row(BOOL, "true: more requests than this get error 1010")] = False
+    requests_per_sec: Annotated[float, Row(number(0.001, 1e6), "requests a second")] = 100.0
+    burst: Annotated[int, Row(COUNT, "requests at once")] = 200
+
+
 class Local(Section, frozen=True, kw_only=True):
     """The stdio side. ``request_timeout`` is in seconds."""
 
@@ -139,6 +173,7 @@ class Local(Section, frozen=True, kw_only=True):
         float, Row(duration(0.001, bare=0.001), "deadline of a call; a bare number is milliseconds", key="request_timeout_ms")
     ] = 300.0
     max_concurrent_requests: Annotated[int, Row(COUNT, "more wait in order; as many may wait, then error 1009")] = 100
+    rate_limit: LocalRateLimit = LocalRateLimit()
 
 
 class DirectClients(Section, frozen=True, kw_only=True):

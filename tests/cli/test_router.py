@@ -113,3 +113,25 @@ def test_direct_mode_without_such_a_server_answers_lists_itself(tmp_path):
     assert done.returncode == 0 and "protocolVersion" in answers[1]["result"]
     assert answers[2]["result"] == {"tools": []} and answers[3]["result"] == {}
     assert answers[4]["error"]["code"] == -32601
+
+
+def test_a_line_said_twice_runs_once_and_what_is_above_the_limit_is_told_to_wait(tmp_path):
+    (tmp_path / "router.yaml").write_text(
+        "advanced: {deduplication: {enabled: true}}\nlocal: {rate_limit: {enabled: true, requests_per_sec: 0.001, burst: 2}}\n"
+        "metrics: {enabled: false}\n"
+    )
+    said = [
+        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}},
+        {"jsonrpc": "2.0", "id": 2, "method": "ping"},
+        {"jsonrpc": "2.0", "id": 2, "method": "ping"},
+        {"jsonrpc": "2.0", "id": 3, "method": "ping"},
+    ]
+    output, _, code = peers.execute(
+        [*peers.BRIDGE, "router", "--config", str(tmp_path / "router.yaml")],
+        input_text="".join(json.dumps(line) + "\n" for line in said),
+        timeout=30,
+    )
+    answers = [json.loads(line) for line in output.splitlines()]
+    assert code == 0 and {answer["id"] for answer in answers} == {1, 2, 3}
+    (refused,) = [answer for answer in answers if "error" in answer]
+    assert (refused["id"], refused["error"]["code"], refused["error"]["data"]["reason"]) == (3, 1010, "rate_limited")

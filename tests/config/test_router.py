@@ -164,3 +164,8 @@ def test_further_gateways_need_a_first_and_delays_an_order(write: Write) -> None
     assert fault.endswith("initial_delay_ms: longer than max_delay_ms (make it shorter)")
     (fault,) = faults(write("gateway: {url: 'https://a.example', urls: ['ftp://b']}\n"), of=router)
     assert "gateway.urls" in fault and "wss://" in fault
+
+
+def test_a_bucket_without_room_is_no_bucket(write: Write) -> None:
+    (fault,) = faults(write("local: {rate_limit: {burst: 0}}\n"), of=router)
+    assert "local.rate_limit.burst" in fault and "at least 1" in fault
