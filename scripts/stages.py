@@ -84,6 +84,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("security", special("security"), {"T1": 80, "T2": 90}),
     Stage("tui", special("tui"), {"T1": 90, "T2": 90}),
     Stage("guard", bench("guard"), {"T1": 60, "T2": 120}, tests=False),
+    Stage("slow-replica", bench("slow_replica"), {"T2": 420}, tests=False),
     Stage("bench-peers", (PYTHON, "scripts/bench/peers.py", "install"), {"T2": 180}, tests=False),
     Stage("bench", bench("hop"), {"T2": 480}, tests=False),
     Stage("quickstart", ("bash", "scripts/quickstart.sh", "--check"), {"T1": 60, "T2": 60}, tests=False),

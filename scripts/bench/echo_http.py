@@ -1,12 +1,15 @@
 """An echo MCP server over Streamable HTTP, both eras: a raw asyncio Protocol, httptools, uvloop.
 
-echo_http.py PORT        listens on 127.0.0.1, prints ``ready`` when it does
+echo_http.py PORT [SHORTEST LONGEST]     listens on 127.0.0.1, prints ``ready`` when it does
+
+A call of a tool takes a time between SHORTEST and LONGEST milliseconds, evenly spread; none when they are not given.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import sys
 from typing import cast
 
@@ -16,6 +19,8 @@ import uvloop
 from echo import answer
 
 _sessions = itertools.count(1)
+_chance = random.Random(1)
+_spread = (float(sys.argv[2]) / 1000, float(sys.argv[3]) / 1000) if len(sys.argv) == 4 else None  # seconds
 
 
 class EchoConnection(asyncio.Protocol):
@@ -50,6 +55,8 @@ class EchoConnection(asyncio.Protocol):
             self.reply(b"202 Accepted", b"", b"")
         elif b'"method":"initialize"' in body:
             self.reply(b"200 OK", message, b"Mcp-Session-Id: bench-%d\r\n" % next(_sessions))
+        elif _spread is not None and b'"method":"tools/call"' in body:
+            asyncio.get_running_loop().call_later(_chance.uniform(*_spread), self.reply, b"200 OK", message, b"")
         else:
             self.reply(b"200 OK", message, b"")
 
