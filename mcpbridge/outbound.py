@@ -44,6 +44,23 @@ class Stream(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
+async def ask(
+    method: str,
+    url: str,
+    body: bytes,
+    *,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 5.0,
+    max_bytes: int = MAX_BYTES,
+) -> Answer:
+    """POST or PUT a JSON document and read a small answer. ``timeout``: seconds for all of it. Raises OutboundError."""
+    headers = {"Content-Type": "application/json", **(headers or {})}
+    async with stream(
+        url, method=method, body=body, headers=headers, connect_timeout=timeout, silence=timeout, total=timeout
+    ) as answer:
+        return await _whole(answer, url, max_bytes)
+
+
 async def get(
     url: str,
     *,
@@ -57,11 +74,15 @@ async def get(
     async with stream(
         url, headers=headers, connect_timeout=timeout, silence=timeout, total=timeout, ca_file=ca_file, tls=tls
     ) as answer:
-        body = bytearray()
-        async for chunk in answer.chunks:
-            body += chunk
-            if len(body) > max_bytes:
-                raise OutboundError(f"{_place(url)} answered more than {max_bytes} bytes")
+        return await _whole(answer, url, max_bytes)
+
+
+async def _whole(answer: Stream, url: str, max_bytes: int) -> Answer:
+    body = bytearray()
+    async for chunk in answer.chunks:
+        body += chunk
+        if len(body) > max_bytes:
+            raise OutboundError(f"{_place(url)} answered more than {max_bytes} bytes")
     return Answer(answer.status, answer.content_type, bytes(body), answer.headers)
 
 
@@ -69,6 +90,8 @@ async def get(
 async def stream(
     url: str,
     *,
+    method: str = "GET",
+    body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
     connect_timeout: float = 5.0,
     silence: float = 60.0,
@@ -76,7 +99,7 @@ async def stream(
     ca_file: str | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Stream]:
-    """GET an answer that may go on for ever; it is aborted when the context ends.
+    """Get an answer that may go on for ever; it is aborted when the context ends.
 
     Seconds: ``connect_timeout`` until connected, ``silence`` between two pieces, ``total`` for everything.
     Raises OutboundError, also while ``chunks`` is read.
@@ -97,8 +120,10 @@ async def stream(
                 auto_decompress=False,
                 headers={"User-Agent": f"mcpbridge/{__version__}", "Accept-Encoding": "identity"},
             ) as session,
-            session.get(
+            session.request(
+                method,
                 url,
+                data=body,
                 headers=headers,
                 allow_redirects=False,
                 ssl=tls or _tls(ca_file),

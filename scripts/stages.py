@@ -83,9 +83,9 @@ STAGES: tuple[Stage, ...] = (
     Stage("chaos", special("chaos"), {"T1": 120, "T2": 480}, peers=True),
     Stage("security", special("security"), {"T1": 80, "T2": 90}),
     Stage("tui", special("tui"), {"T1": 90, "T2": 90}),
-    Stage("guard", bench("guard"), {"T1": 60, "T2": 120}, tests=False),
-    Stage("slow-replica", bench("slow_replica"), {"T2": 420}, tests=False),
-    Stage("bench-peers", (PYTHON, "scripts/bench/peers.py", "install"), {"T2": 180}, tests=False),
+    Stage("guard", bench("guard"), {"T1": 60, "T2": 90}, tests=False),
+    Stage("slow-replica", bench("slow_replica"), {"T2": 100}, tests=False),
+    Stage("bench-peers", (PYTHON, "scripts/bench/peers.py", "install"), {"T2": 140}, tests=False),
     Stage("bench", bench("hop"), {"T2": 480}, tests=False),
     Stage("quickstart", ("bash", "scripts/quickstart.sh", "--check"), {"T1": 60, "T2": 60}, tests=False),
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mcpbridge.cli import main
 from tests.support.peers import free_port, running, wait_listening
 
 ADMIN = "admin-token-0123456789abcdef01234567"
@@ -96,3 +97,55 @@ def test_only_admins_drain_and_only_what_there_is(base: str) -> None:
     status, answer = post(f"{base}/api/v1/backends/twin/7/drain")
     assert status == 404 and "twin/0, twin/1" in answer["error"]["message"]
     assert post(f"{base}/api/v1/backends/twin/0/explode")[0] == 404
+
+
+@pytest.mark.requirement("http.gateway.backends.test")
+def test_a_backend_is_tested_stage_by_stage_without_calling_a_tool(base: str) -> None:
+    status, answer = post(f"{base}/api/v1/backends/twin/0/test")
+    assert (status, answer["endpoint"], answer["protocol"], answer["era"]) == (200, "twin/0", "stdio", "modern")
+    assert [stage["stage"] for stage in answer["stages"]] == ["start", "initialize", "tools/list"], answer
+    assert post(f"{base}/api/v1/backends/twin/7/test")[0] == 404
+    assert post(f"{base}/api/v1/backends/twin/0/test", token=READER)[0] == 403
+
+
+@pytest.mark.requirement("cli.backends")
+def test_the_command_lists_drains_weighs_and_tests(
+    base: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def backends(*arguments: str, token: str = ADMIN) -> tuple[int, str]:
+        monkeypatch.setenv("MCP_AUTH_TOKEN", token)
+        status = main(["mcpbridge", "backends", *arguments, "--gateway", base])
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    status, told = backends("list", token=READER)
+    assert status == 0
+    assert [line.split()[:2] for line in told.splitlines()] == [["NAME", "PROTOCOL"], ["twin/0", "stdio"], ["twin/1", "stdio"]]
+    assert [one["endpoint"] for one in json.loads(backends("list", "--json")[1])["backends"]] == ["twin/0", "twin/1"]
+    assert backends("drain", "twin/0") == (0, "twin/0: draining, 0 calls in flight\n")
+    assert {who(base) for _ in range(10)} == {"b"}
+    assert backends("undrain", "twin/0")[1].startswith("twin/0: ")
+    assert backends("weight", "twin/1", "2.5") == (0, "twin/1: weight 2.5\n")
+    status, told = backends("test", "twin/1")
+    assert (status, [line.split()[:2] for line in told.splitlines()][1]) == (0, ["ok", "initialize"])
+    status, told = backends("drain", "twin/9")
+    assert (status, "no backend is named 'twin/9'; there are: twin/0, twin/1" in told) == (1, True)
+    assert backends("weight", "twin/9", "1")[0] == 1
+    assert backends("drain", "twin/0", token=READER)[0] == 77
+    assert backends("drain", "twin/0", token="x" * 40)[0] == 77
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list", "a"],
+        ["drain"],
+        ["weight", "a"],
+        ["drain", "a", "1"],
+        ["weight", "a", "nan"],
+        ["weight", "a", "-1"],
+        ["blow", "a"],
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_64(arguments: list[str]) -> None:
+    assert main(["mcpbridge", "backends", *arguments, "--gateway", "http://127.0.0.1:1"]) == 64

@@ -19,7 +19,8 @@ from mcpbridge.errors import BridgeError
 from mcpbridge.observe.snapshot import Snapshot, decode
 from mcpbridge.wire.sse import SseParser
 
-STATUS_PATH = "/api/v1/status"
+API = "/api/v1"
+STATUS_PATH = f"{API}/status"
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _ENDPOINTS = frozenset({"", "/", "/mcp", "/ws", STATUS_PATH, f"{STATUS_PATH}/stream"})
 
@@ -38,9 +39,9 @@ async def fetch(url: str, token: str | None = None, *, timeout: float = 5.0, ca_
 
     ``timeout`` in seconds. Raises Unreachable.
     """
-    address = _address(url)
+    address = place_of(url, "/status")
     try:
-        answer = await outbound.get(address, headers=_headers(token), timeout=timeout, ca_file=ca_file)
+        answer = await outbound.get(address, headers=headers_of(token), timeout=timeout, ca_file=ca_file)
     except outbound.OutboundError as error:
         raise Unreachable(str(error)) from error
     _check(answer.status, answer.content_type, "application/json")
@@ -55,10 +56,10 @@ async def watch(
     Raises Unreachable, also in the middle: when the connection breaks or nothing came for three intervals and 10 seconds.
     """
     interval = min(max(interval, 0.25), 60.0)
-    address = f"{_address(url)}/stream?interval={interval:g}"
+    address = place_of(url, f"/status/stream?interval={interval:g}")
     parser = SseParser(outbound.MAX_BYTES)
     try:
-        async with outbound.stream(address, headers=_headers(token), silence=3 * interval + 10.0, ca_file=ca_file) as answer:
+        async with outbound.stream(address, headers=headers_of(token), silence=3 * interval + 10.0, ca_file=ca_file) as answer:
             _check(answer.status, answer.content_type, "text/event-stream")
             async for chunk in answer.chunks:
                 for event in parser.feed(chunk):
@@ -69,7 +70,8 @@ async def watch(
         raise Unreachable(str(error), "not_a_bridge") from error
 
 
-def _address(url: str) -> str:
+def place_of(url: str, path: str) -> str:
+    """The address of a path below the API of the bridge at ``url``. Raises Unreachable."""
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if not parts.hostname or parts.port == 0:
@@ -81,10 +83,11 @@ def _address(url: str) -> str:
         raise Unreachable("that is no address of a gateway: http or https expected")
     place = parts.netloc.rpartition("@")[2]
     prefix = "" if parts.path in _ENDPOINTS else parts.path.rstrip("/")
-    return urlunsplit((scheme, place, prefix + STATUS_PATH, "", ""))
+    return urlunsplit((scheme, place, prefix + API, "", "")) + path
 
 
-def _headers(token: str | None) -> dict[str, str]:
+def headers_of(token: str | None) -> dict[str, str]:
+    """How a token is sent. Raises Unreachable for what cannot be one."""
     if token is None:
         return {}
     if not token.isascii() or not token.isprintable() or " " in token:

@@ -15,6 +15,7 @@ COMMANDS = {
     "gateway": "serve many clients over HTTP: all servers behind one endpoint",
     "tui": "the live dashboard of a running gateway",
     "status": "what a running gateway says of itself; exit 0 ok, 1 degraded, 2 down",
+    "backends": "list, test, drain and weigh the backends of a running gateway",
     "test": "reach a server stage by stage and say where it fails",
     "detect": "find out which protocol and era a server speaks",
     "tools": "list the tools of a server",
@@ -87,6 +88,8 @@ def _dispatch(name: str, arguments: list[str]) -> int:
         from mcpbridge.cli.window import tui as run
     elif command == "status":
         from mcpbridge.cli.window import status as run
+    elif command == "backends":
+        from mcpbridge.cli.backends import run
     elif command == "test":
         from mcpbridge.cli.test import run
     elif command == "detect":

@@ -24,7 +24,7 @@ DEFAULT_URL = "http://127.0.0.1:9090"
 
 def status(name: str, arguments: list[str]) -> int:
     """Print the snapshot; 0 ok, 1 degraded, 2 down or unreachable."""
-    parser = _parser(
+    parser = window_parser(
         f"{name} status",
         "What a running gateway says of itself. Exit 0: ok, 1: degraded, 2: down or unreachable.",
         [(f"{name} status", "the gateway on this machine"), (f"{name} status --json", "the document of GET /api/v1/status"),
@@ -32,7 +32,7 @@ def status(name: str, arguments: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON document")
     options = parser.parse(arguments)
-    url, token = _where(parser, options)
+    url, token = where(parser, options)
     if not options.json:
         from tui.app import main as show
 
@@ -52,7 +52,7 @@ def status(name: str, arguments: list[str]) -> int:
 
 def tui(name: str, arguments: list[str]) -> int:
     """Show the dashboard until the user quits."""
-    parser = _parser(
+    parser = window_parser(
         f"{name} tui",
         "The live dashboard of a running gateway. Without a terminal it prints the status as text.",
         [(f"{name} tui", "the gateway on this machine"), (f"{name} tui --gateway https://gateway.example.com", "another one"),
@@ -69,14 +69,15 @@ def tui(name: str, arguments: list[str]) -> int:
         parser.error(f"--interval must be {error}, not {options.interval!r}")
     if not 0.25 <= interval <= 60:
         parser.error("--interval must be between 250ms and 60s")
-    url, token = _where(parser, options)
+    url, token = where(parser, options)
     from tui.app import main as show
 
     color = not options.no_color and not os.environ.get("NO_COLOR")
     return show(url, token, interval=interval, once=options.once, ascii=options.ascii, color=color)
 
 
-def _parser(program: str, description: str, examples: list[tuple[str, str]]) -> Parser:
+def window_parser(program: str, description: str, examples: list[tuple[str, str]]) -> Parser:
+    """The parser of a command that is about a running gateway."""
     parser = Parser(program, description, examples)
     parser.add_argument(
         "--gateway", metavar="URL", help=f"its address (else MCP_GATEWAY_URL, the configuration found, {DEFAULT_URL})"
@@ -85,7 +86,7 @@ def _parser(program: str, description: str, examples: list[tuple[str, str]]) -> 
     return parser
 
 
-def _where(parser: Parser, options: argparse.Namespace) -> tuple[str, str | None]:
+def where(parser: Parser, options: argparse.Namespace) -> tuple[str, str | None]:
     """Address and token of the gateway to look at."""
     variable = options.token_env or "MCP_AUTH_TOKEN"
     token = os.environ.get(variable, "").strip() or None

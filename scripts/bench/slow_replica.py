@@ -1,6 +1,6 @@
 """One slow replica of three: what it does to the tail of a gateway's calls, by how the gateway chooses among them.
 
-    slow_replica.py [--rounds 5] [--seconds 8] [--rate 150] [--slow MS] [--output FILE]
+    slow_replica.py [--rounds 5] [--seconds 5] [--rate 150] [--slow MS] [--output FILE]
 
 Four gateways in one run, under the same load in turns: two healthy replicas alone; the same two and one that takes ``--slow``
 milliseconds for every call, chosen as by default (``cross_protocol_least_conn``: two by chance, the better one by peak latency
@@ -46,7 +46,7 @@ def main() -> int:
     """Measure, print, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rate", type=float, default=150.0)
     parser.add_argument("--slow", type=float, default=200.0)
     parser.add_argument("--output", type=Path)

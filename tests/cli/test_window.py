@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mcpbridge.cli import main
-from mcpbridge.cli.window import DEFAULT_URL, _management_address, _parser, _where
+from mcpbridge.cli.window import DEFAULT_URL, _management_address, window_parser
+from mcpbridge.cli.window import where as found
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +20,8 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def where(*arguments: str) -> tuple[str, str | None]:
-    parser = _parser("mcpbridge status", "x", [("x", "y")])
-    return _where(parser, parser.parse(list(arguments)))
+    parser = window_parser("mcpbridge status", "x", [("x", "y")])
+    return found(parser, parser.parse(list(arguments)))
 
 
 def test_the_address_is_the_option_the_variable_the_configuration_or_the_default(

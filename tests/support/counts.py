@@ -25,7 +25,7 @@ COUNTS = {
     "differential_messages": Count(300, 2000, 100_000),  # generated ones per cell, both ways together
     "guard_rounds": Count(1, 3, 7),  # of the hot path against the reference hop
     "health_episodes": Count(40, 100, 400),  # healthy hours and faulty ones of each kind for the detector
-    "slow_replica_rounds": Count(1, 1, 5),  # of one slow replica of three
+    "slow_replica_rounds": Count(1, 1, 3),  # of one slow replica of three
     "hop_rounds": Count(1, 1, 5),  # of the hop benchmark, interleaved
 }
 
