@@ -123,6 +123,7 @@ class Gateway:
         )
         async with bridge:
             self._detection = self._detecting(bridge)
+            self._status.tells_balance = config.server.health_checks.cross_protocol_lb.enabled
             balance = self._status.balance = Balance(
                 bridge.balancing, self._registry, bridge.servers.values, bridge.retries, bridge.events.append, self._changed
             )

@@ -94,6 +94,7 @@ class Status:
         self._states: dict[str, str] = {}
         self.foresight: Foresight | None = None
         self.balance: Balance | None = None
+        self.tells_balance = True  # whether a balancer that must use sick backends makes the whole degraded
 
     def checked(self, backend: Backend, verdict: bool | None) -> None:
         """One check of a backend has ended (``core.checks.Told``)."""
@@ -188,7 +189,9 @@ class Status:
         looked = looked or {}
         protocols = tuple(self._protocol(name, frontends.get(name), looked.get(name), backends, now) for name in PROTOCOL_NAMES)
         is_heard = not frontends or any(f.listening and not (n in looked and looked[n].fault) for n, f in frontends.items())
-        status, reasons = _overall(bridge, protocols, backends, ready, is_heard)
+        balanced = UNSET if self.balance is None else self.balance.snapshot(now)
+        panicking = () if balanced is UNSET or not self.tells_balance else balanced.panicking
+        status, reasons = _overall(bridge, protocols, backends, ready, is_heard, panicking)
         self._note_changes(bridge, backends)
         if self._role == "gateway":
             for protocol in protocols:
@@ -215,7 +218,7 @@ class Status:
             config=config,
             detection=detection if detection is not None else UNSET,
             conversions=Conversions(self._failed_conversions, tuple(self._unconverted)),
-            load_balancer=UNSET if self.balance is None else self.balance.snapshot(now),
+            load_balancer=balanced,
             health_monitoring=UNSET if self.foresight is None else self.foresight.snapshot(),
             events=tuple(bridge.events),
         )
@@ -313,10 +316,16 @@ class Status:
 
 
 def _overall(
-    bridge: Bridge, protocols: tuple[ProtocolStatus, ...], backends: tuple[BackendStatus, ...], ready: bool, is_heard: bool
+    bridge: Bridge,
+    protocols: tuple[ProtocolStatus, ...],
+    backends: tuple[BackendStatus, ...],
+    ready: bool,
+    is_heard: bool,
+    panicking: tuple[str, ...],
 ) -> tuple[State, tuple[str, ...]]:
     """Down when no enabled frontend listens, or backends exist and none is healthy (contract http.gateway.health)."""
     reasons = tuple(f"{p.name}: {p.reason}" for p in protocols if p.reason)
+    reasons += tuple(f"load-balancer: {server}: too few healthy backends, so all are used" for server in panicking)
     if bridge.draining.is_set():
         return "draining", reasons
     if not ready:

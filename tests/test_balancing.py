@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Bench:
 
 
 @contextmanager
-def bench(folder: Path, **sections: Any) -> Iterator[Bench]:
+def bench(folder: Path, server: Mapping[str, Any] | None = None, **sections: Any) -> Iterator[Bench]:
     with ExitStack() as stack:
         behind = stack.enter_context(gateway_to(" ".join(DEMO)))
         port, management = free_port(), f"127.0.0.1:{free_port()}"
@@ -73,6 +73,7 @@ def bench(folder: Path, **sections: Any) -> Iterator[Bench]:
                 "port": port,
                 "tls": {"enabled": False},
                 "protocols": {"stdio": {"enabled": False}, "tcp_binary": {"enabled": False}},
+                **(server or {}),
             },
             "metrics": {"endpoint": management},
             "auth": {"type": "none"},
@@ -189,9 +190,15 @@ def test_a_rebalance_takes_from_what_was_measured_slow(tmp_path: Path) -> None:
         assert (shares["sse"]["requests_total"], shares["sse"]["eligible"], shares["sse"]["healthy"]) == (0, 0, False)
 
 
-@pytest.mark.requirement("http.gateway.health.load-balancer", "config.gateway.load_balancing.panic_threshold")
-def test_panic_is_told_while_too_few_are_up(tmp_path: Path) -> None:
-    with bench(tmp_path, health_monitoring={"health_check_interval": "1s", "failure_threshold": 1}) as one:
+@pytest.mark.requirement(
+    "http.gateway.health.load-balancer",
+    "config.gateway.load_balancing.panic_threshold",
+    "config.gateway.server.health_checks.cross_protocol_lb.enabled",
+)
+@pytest.mark.parametrize("is_part_of_health", [True, False])
+def test_panic_is_told_while_too_few_are_up(tmp_path: Path, is_part_of_health: bool) -> None:
+    health = {"health_checks": {"cross_protocol_lb": {"enabled": is_part_of_health}}}
+    with bench(tmp_path, health, health_monitoring={"health_check_interval": "1s", "failure_threshold": 1}) as one:
         one.calls(6)
         assert ask(f"{one.base}/health/load-balancer")[1]["reasons"] == []
         one.behind.process.kill()
@@ -201,5 +208,7 @@ def test_panic_is_told_while_too_few_are_up(tmp_path: Path) -> None:
             status, told = ask(f"{one.base}/health/load-balancer")
         assert (status, told["status"], told["eligible"], told["total"]) == (200, "degraded", 1, 3), told
         assert told["reasons"] == ["s: too few healthy backends, so all are used"]
+        whole = ask(f"{one.base}/health")[1]
+        assert ("load-balancer: s: too few healthy backends, so all are used" in whole["reasons"]) is is_part_of_health
         assert one.metrics("mcp_gateway_load_balancer_panic") == {"": 1.0}
         assert one.calls(10) == {"stdio": 10}  # what is sent to the dead goes on to the living

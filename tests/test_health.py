@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.peers import free_port, running, wait_listening
+from tests.support.peers import SHARED_OFF, environment, free_port, running, wait_listening
 
 WAIT = 10.0
 SERVER = """
@@ -106,3 +109,88 @@ def test_where_connecting_is_enough_nothing_is_asked(watched: tuple[int, Path]) 
         time.sleep(0.05)
     assert seen[f'{name}{{protocol="websocket",result="unhealthy"}}'] >= 1
     assert asked.read_text() == ""
+
+
+VIEWS = {
+    "/health": {"status", "healthy", "time", "version", "uptime_sec", "protocols", "backends", "session_store", "reasons"},
+    "/healthz": {"alive"},
+    "/readyz": {"ready", "reasons"},
+    "/ready": {"ready", "reasons"},
+    "/health/protocols": {"status", "healthy", "protocols"},
+    "/health/load-balancer": {"status", "healthy", "strategy", "health_aware", "eligible", "total", "panic", "reasons"},
+    "/health/protocol-detection": {"status", "healthy", "enabled", "detections", "accuracy", "duration_ms", "cache"},
+}
+PROTOCOL = {
+    "name", "enabled", "healthy", "state", "reason", "frontend", "backends", "requests_per_sec", "error_rate", "latency_ms",
+    "breaker", "last_check", "time",
+}  # fmt: skip
+ROUTER = {
+    "/health": {"status", "healthy", "mode", "gateway", "direct_clients"},
+    "/health/direct-clients": {"status", "healthy", "enabled", "clients"},
+    "/health/protocol-detection": VIEWS["/health/protocol-detection"],
+    "/healthz": {"alive"},
+    "/readyz": {"ready", "reasons"},
+}
+
+
+def ask(port: int, path: str) -> tuple[int, dict]:
+    """Status and body of a view, without a token."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_every_health_path_answers_on_both_ports_of_a_gateway_without_a_token(tmp_path: Path) -> None:
+    port, management, health = free_port(), free_port(), free_port()
+    config = {
+        "server": {"port": port, "tcp_port": 0, "tcp_health_port": health, "tls": {"enabled": False},
+                   "stdio_socket": str(tmp_path / "gw.sock")},
+        "auth": {"type": "bearer", "static_tokens": [{"name": "caller", "token": "caller-0123456789abcdef0123456789ab"}]},
+        "metrics": {"endpoint": f"127.0.0.1:{management}"},
+        "servers": [],
+    }  # fmt: skip
+    path = tmp_path / "gateway.yaml"
+    path.write_text(json.dumps(config))
+    command = [sys.executable, "-m", "mcpbridge", "gateway", "--config", str(path)]
+    with running(command, **dict.fromkeys(SHARED_OFF, "true")) as process:
+        wait_listening(process, f"http://127.0.0.1:{port}/readyz")
+        for each in (port, management):
+            for view, members in VIEWS.items():
+                status, told = ask(each, view)
+                assert (status, set(told)) == (200, members), (each, view, told)
+            for name in ("stdio", "websocket", "http", "sse", "tcp_binary", "ws"):
+                status, told = ask(each, f"/health/{name}")
+                assert (status, set(told), told["healthy"]) == (200, PROTOCOL, True), (each, name, told)
+        with socket.create_connection(("127.0.0.1", health), timeout=5) as probe:
+            probe.sendall(b"?\n")
+            assert json.loads(probe.makefile().readline()) == {"healthy": True, "status": "ok"}
+
+
+def test_every_health_path_answers_on_the_port_of_a_router() -> None:
+    management = free_port()
+    command = [sys.executable, "-m", "mcpbridge", "router", "--", sys.executable, "-m", "mcpbridge.demo.stdio"]
+    settings = {"MCPBRIDGE_METRICS__ENDPOINT": f"127.0.0.1:{management}"}
+    router = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(**settings)
+    )
+    try:
+        assert router.stdin is not None and router.stdout is not None
+        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+        router.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}).encode() + b"\n")
+        router.stdin.flush()
+        assert b'"result"' in router.stdout.readline()
+        ends = time.monotonic() + WAIT
+        while True:
+            try:
+                ask(management, "/healthz")
+                break
+            except OSError:
+                assert time.monotonic() < ends
+                time.sleep(0.05)
+        for view, members in ROUTER.items():
+            status, told = ask(management, view)
+            assert (status, set(told)) == (200, members), (view, told)
+    finally:
+        router.communicate(timeout=10)

@@ -84,6 +84,7 @@ def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]
         tls |= {"client_auth": "require", "ca_file": str(made.authority)}
     checks = {name: {"enabled": request.param != "off"} for name in FIVE}
     checks["http"]["endpoint"], checks["sse"]["endpoint"] = "/well/http", "/health/stream"
+    checks["cross_protocol_lb"] = {"endpoint": "/well/balance"}
     config = {
         "server": {
             "port": port, "tcp_port": 0, "tcp_health_port": free_port(), "stdio_socket": str(tmp_path / "gw.sock"), "tls": tls,
@@ -111,6 +112,7 @@ def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]
     *ENABLED,
     "config.gateway.server.health_checks.http.endpoint",
     "config.gateway.server.health_checks.sse.endpoint",
+    "config.gateway.server.health_checks.cross_protocol_lb.endpoint",
 )
 @pytest.mark.parametrize("gateway", ["plain", "tls", "mutual"], indirect=True)
 def test_every_frontend_answers_itself_again_and_again_and_nothing_is_counted_or_logged(gateway: Running) -> None:
@@ -121,6 +123,7 @@ def test_every_frontend_answers_itself_again_and_again_and_nothing_is_counted_or
         assert (part["healthy"], part["state"], part["reason"]) == (True, "ok", None)
     for path, name in (("/well/http", "http"), ("/health/stream", "sse"), ("/health/ws", "websocket")):
         assert gateway.get(path)[1]["name"] == name
+    assert gateway.get("/well/balance")[1].keys() == gateway.get("/health/load-balancer")[1].keys()
     assert gateway.said() == said, "a check leaves no line"
     assert "health port" in said
     numbers = gateway.get("/metrics", gateway.management)[1]

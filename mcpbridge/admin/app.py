@@ -76,7 +76,7 @@ class App:
     ``actions``: "PUT /path" or, for a POST, "/path", in which one ``*`` stands for a name; ``strict``: those
     that a local caller needs a token for, too, where anybody can sign in.
     ``verify`` None: nobody can sign in, so only local callers see everything and act. ``rules``: our names besides loopback.
-    ``also``: further paths of protocols' views.
+    ``also``: further paths of views -> names below /health.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ class View(NamedTuple):
 
 
 def views(api_prefix: str = API_PREFIX, also: Mapping[str, str] | None = None) -> dict[str, View]:
-    """The table: path -> View. Status paths move with ``api_prefix``. ``also``: further paths of protocols' views."""
+    """The table: path -> View. Status paths move with ``api_prefix``. ``also``: further paths -> names below /health."""
     table = {
         "/health": View(lambda one: router.health(one) if one.role == "router" else _health(one), is_open=True),
         "/health/direct-clients": View(router.direct_clients),

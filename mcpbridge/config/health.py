@@ -56,6 +56,13 @@ class TcpCheck(Section, frozen=True, kw_only=True):
     timeout: Annotated[float, Row(_LIMIT, "time limit")] = 2.0
 
 
+class BalancerCheck(Section, frozen=True, kw_only=True):
+    """Of the balancer."""
+
+    enabled: Annotated[bool, Row(BOOL, "a balancer that must use sick backends makes GET /health degraded")] = True
+    endpoint: Annotated[str, Row(_PATH, "further path of the view /health/load-balancer")] = "/health/load-balancer"
+
+
 class HealthChecks(Section, frozen=True, kw_only=True):
     """How the gateway looks at its own frontends: a round trip through each listener, at the interval of health_monitoring."""
 
@@ -64,21 +71,31 @@ class HealthChecks(Section, frozen=True, kw_only=True):
     http: HttpCheck = HttpCheck()
     sse: SseCheck = SseCheck()
     tcp_binary: TcpCheck = TcpCheck()
+    cross_protocol_lb: BalancerCheck = BalancerCheck()
 
     @property
     def paths(self) -> dict[str, str]:
-        """Further paths of the views of protocols: path -> protocol."""
-        return {self.websocket.endpoint: "websocket", self.http.endpoint: "http", self.sse.endpoint: "sse"}
+        """Further paths of views: path -> name of the view below /health."""
+        return {path: name for _, name, path in self._further}
+
+    @property
+    def _further(self) -> tuple[tuple[str, str, str], ...]:
+        """``(key, view, path)`` of each."""
+        return (
+            ("websocket", "websocket", self.websocket.endpoint),
+            ("http", "http", self.http.endpoint),
+            ("sse", "sse", self.sse.endpoint),
+            ("cross_protocol_lb", "load-balancer", self.cross_protocol_lb.endpoint),
+        )
 
     def misplaced(self, *roots: str) -> Iterator[tuple[str, str]]:
-        """``(protocol, path)`` of every further path that leads elsewhere already: to ``roots`` and below, or to a view."""
+        """``(key, path)`` of every further path that leads elsewhere already: to ``roots`` and below, or to a view."""
         taken = {"/health", "/healthz", "/readyz", "/ready", *(f"/health/{name}" for name in (*PROTOCOLS, *_VIEWS))}
-        endpoints = {"websocket": self.websocket.endpoint, "http": self.http.endpoint, "sse": self.sse.endpoint}
-        for protocol, path in endpoints.items():
+        for key, view, path in self._further:
             is_below = any(path == root or path.startswith(f"{root}/") for root in (*_ROOTS, *roots))
-            is_own = path in (f"/health/{protocol}", "/health/ws" if protocol == "websocket" else "")
+            is_own = path in (f"/health/{view}", "/health/ws" if view == "websocket" else "")
             if is_below or (path in taken and not is_own):
-                yield protocol, path
+                yield key, path
             taken.add(path)
 
 

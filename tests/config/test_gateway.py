@@ -224,6 +224,9 @@ def test_without_universal_protocols_there_are_two_towards_clients_and_one_of_di
         ("websocket", "/health/websocket", True),
         ("websocket", "/ws", False),
         ("websocket", "/metrics", False),
+        ("cross_protocol_lb", "/health/load-balancer", True),
+        ("cross_protocol_lb", "/balance", True),
+        ("cross_protocol_lb", "/health/http", False),
     ],
 )
 def test_the_further_path_of_a_view_leads_nowhere_else(key: str, path: str, is_fine: bool) -> None:
