@@ -54,7 +54,7 @@ IDLE_SHARED = 900.0  # seconds a shared conversation of a network server is kept
 
 class Way(NamedTuple):
     """How one endpoint of a server is reached. ``address`` is for people; ``is_child``: a conversation is a process of ours;
-    ``limit``: most conversations at once, where the way itself has room for few."""
+    ``limit``: most conversations at once, where the way itself has room for few. ``source``: who found it."""
 
     protocol: str
     address: str
@@ -62,6 +62,7 @@ class Way(NamedTuple):
     is_child: bool = False
     limit: int | None = None
     weight: float = 1.0
+    source: str = "static"
 
 
 class Bridge:
@@ -212,6 +213,7 @@ class Bridge:
             failures=self._failures,
             recoveries=self._recoveries,
             weight=way.weight,
+            source=way.source,
         )
         backend.pool = Pool(
             backend,

@@ -22,6 +22,7 @@ from mcpbridge.core.server import Server
 from mcpbridge.execute import Execute
 from mcpbridge.observe.snapshot import Frontend
 from mcpbridge.policies.hosts import LOOPBACK, HostRules, host_rules, refusal
+from mcpbridge.providers import is_alone
 from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.http.outcome import refusal_of
 from mcpbridge.transports.http1.server import HttpRequest, Responder
@@ -122,9 +123,14 @@ class Faces:
         self._sse_paths = (config.server.protocols.sse.path, "/sse")
         self.sse: SseFrontend | None = None
         self._local = host_rules(LOOPBACK, config.server.allowed_origins)
-        prefix = config.routing.prefix
-        servers = tuple(bridge.servers.values())
-        self._all: Server | tuple[Server, ...] = servers[0] if len(servers) == 1 and prefix != "always" else servers
+        self._is_alone = is_alone(config) and config.routing.prefix != "always"
+        self._all: Server | tuple[Server, ...] = ()
+        self.arrange()
+
+    def arrange(self) -> None:
+        """There may be other servers than before."""
+        servers = tuple(self._servers.values())
+        self._all = servers[0] if self._is_alone and servers else servers
 
     def target_of(self, name: str | None) -> Server | tuple[Server, ...]:
         """The server of a name, or everything."""

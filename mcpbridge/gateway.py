@@ -20,14 +20,14 @@ from mcpbridge.config.kinds import is_loopback
 from mcpbridge.config.load import Loaded
 from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import variables
-from mcpbridge.config.sections import EndpointSpec
+from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.core.balance.policy import Balancing
 from mcpbridge.core.breaker import Rules
 from mcpbridge.core.checks import Checks
 from mcpbridge.core.reception import Reception
 from mcpbridge.core.session import Session
 from mcpbridge.detection import Detection
-from mcpbridge.discovery.sockets import find_sockets
+from mcpbridge.discovery import Discovery
 from mcpbridge.era import Crossings
 from mcpbridge.execute import Execute
 from mcpbridge.faces import Faces, bracketed, public_rules
@@ -35,7 +35,7 @@ from mcpbridge.foresight import Foresight
 from mcpbridge.listeners import Listeners
 from mcpbridge.observe.log import configure, log
 from mcpbridge.observe.metrics import Registry
-from mcpbridge.observe.snapshot import PROTOCOL_NAMES, ConfigStatus, Snapshot, timestamp
+from mcpbridge.observe.snapshot import PROTOCOL_NAMES, ConfigStatus, Event, Snapshot, timestamp
 from mcpbridge.operation import Operation
 from mcpbridge.policies.access_log import access_log
 from mcpbridge.policies.auth import StaticToken, Verify, authenticate, bearer
@@ -43,6 +43,7 @@ from mcpbridge.policies.authorize import authorize
 from mcpbridge.policies.jwt import JwtKeys
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
+from mcpbridge.providers import discovery_of, has_prefix
 from mcpbridge.seal import Sealer, derive_key, random_secret
 from mcpbridge.self_checks import SelfChecks, touch
 from mcpbridge.status import Status
@@ -52,10 +53,11 @@ from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.sse.dial import Comeback
 from mcpbridge.transports.stdio.launch import withhold
 from mcpbridge.watchdog import Watchdog
-from mcpbridge.wiring import Reach, first_of, is_open, on_signals, raise_fd_limit, run, through_proxy
+from mcpbridge.wiring import Changes, Reach, first_of, is_open, on_signals, raise_fd_limit, run, through_proxy
 
 _log = log("gateway")
 SNAPSHOT_AGE = 1.0  # seconds a snapshot is served before a new one is made (contract http.status)
+FIRST_LOOK = 5.0  # seconds that a start waits for servers to be found
 LIST_WAIT = 2.0  # seconds a server may delay a list; less than a router's own 3, which asks us
 
 
@@ -81,6 +83,8 @@ class Gateway:
         self._last: tuple[float, Snapshot] | None = None
         self._ready = False
         self._listeners: Listeners
+        self._discovery: Discovery[Changes]
+        self._faces: Faces | None = None
         self._self_checks: SelfChecks | None = None
 
     async def serve(self) -> int:
@@ -129,7 +133,8 @@ class Gateway:
             )
             if config.load_balancing.rebalance_interval:
                 bridge.spawn(balance.follow(config.load_balancing.rebalance_interval))
-            reach = self._add_servers(bridge)
+            reach = self._reaching(bridge)
+            await self._discover(bridge, reach)
             verify = self._verify()
             events = MemoryEvents(max_bytes=config.sessions.event_log_max_bytes, max_age=config.sessions.max_idle)
             execute = Execute(bridge.spawn, deadline=config.routing.request_timeout)
@@ -160,7 +165,7 @@ class Gateway:
                 also=config.server.health_checks.paths,
             )
             mcp = HttpFrontend(front, bridge.draining, events.open, deadline=config.routing.request_timeout)
-            faces = Faces(config, bridge, app, mcp, execute)
+            faces = self._faces = Faces(config, bridge, app, mcp, execute)
             reception = Reception(
                 front,
                 bridge.spawn,
@@ -196,10 +201,10 @@ class Gateway:
 
     # Wiring
 
-    def _add_servers(self, bridge: Bridge) -> Reach:
+    def _reaching(self, bridge: Bridge) -> Reach:
         config = self._config
         pool = config.connection.pool
-        reach = Reach(
+        return Reach(
             bridge,
             max_message=config.server.security.max_message_size,
             max_response=config.backends.max_response_size,
@@ -217,21 +222,23 @@ class Gateway:
             detector=self._detection.detector if self._detection.enabled else None,
             fallback=config.protocol_detection.fallback_protocol,
         )
-        specs = list(config.servers)
-        if config.backends.stdio.socket_discovery:
-            found, skipped = find_sockets(config.backends.stdio.socket_paths)
-            taken = {spec.name for spec in specs}
-            skipped += [f"{spec.name}: another server has its name" for spec in found if spec.name in taken]
-            for cause in skipped:
-                _log.warn("socket left out", protocol="stdio", reason=cause)
-            specs += [spec for spec in found if spec.name not in taken]
-        prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(specs) != 1)
-        for spec in specs:
-            if all(getattr(config.backends, endpoint.spoken).enabled for endpoint in spec.endpoints):
-                reach.add(spec, prefix=prefix)
-            else:
-                _log.warn("server left out: its protocol is switched off", server=spec.name)
-        return reach
+
+    async def _discover(self, bridge: Bridge, reach: Reach) -> None:
+        """Have the servers there are, and follow those that come and go."""
+
+        def apply(specs: list[ServerSpec]) -> Changes:
+            changes = reach.apply(specs, prefix=has_prefix(self._config))
+            if self._faces is not None:
+                self._faces.arrange()
+            for verb, names in changes._asdict().items():
+                for name in names:
+                    bridge.events.append(Event(timestamp(time.time()), "info", "server", f"{name}: {verb}", None, name))
+            if any(changes):
+                _log.info("servers changed", event="discovery", **changes._asdict())
+            return changes
+
+        self._discovery = discovery_of(self._loaded, apply, bridge.spawn)
+        await self._discovery.start(FIRST_LOOK)
 
     def _detecting(self, bridge: Bridge) -> Detection:
         found = self._config.protocol_detection
@@ -243,8 +250,8 @@ class Gateway:
             timeout=found.timeout,
             cache=found.cache_duration,
             fallback=found.fallback_protocol,
-            configured=lambda: [e.url for spec in self._config.servers for e in spec.endpoints if e.url],
-            auto=lambda: [e.url for spec in self._config.servers for e in spec.endpoints if is_open(e)],
+            configured=lambda: [e.url for spec in self._discovery.servers() for e in spec.endpoints if e.url],
+            auto=lambda: [e.url for spec in self._discovery.servers() for e in spec.endpoints if is_open(e)],
             allowed=found.allowed_targets,
             accuracy_target=found.accuracy_target,
             via=through_proxy,
@@ -312,6 +319,7 @@ class Gateway:
                 config=config,
                 not_after=listeners.not_after,
                 detection=self._detection.snapshot(),
+                discovery=self._discovery.told(),
                 looked=self._self_checks.results if self._self_checks is not None else None,
             )
             self._last = (now, snapshot)
@@ -328,7 +336,8 @@ def _secrets(config: GatewayConfig) -> list[str]:
     """What only the gateway itself may know, and what it shows to one server each."""
     headers = (value for endpoint in _endpoints(config) for value in endpoint.headers.values())
     tokens = (entry.token for entry in config.auth.static_tokens)
-    return [config.auth.jwt.secret, *config.sessions.seal_keys, *tokens, *headers]
+    consul = config.discovery.providers.consul.token
+    return [config.auth.jwt.secret, consul, *config.sessions.seal_keys, *tokens, *headers]
 
 
 def _endpoints(config: GatewayConfig) -> list[EndpointSpec]:

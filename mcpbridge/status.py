@@ -23,7 +23,7 @@ from mcpbridge.core.exchange import Exchange
 from mcpbridge.core.server import Backend
 from mcpbridge.errors import BridgeError
 from mcpbridge.foresight import Foresight
-from mcpbridge.observe.findings import Conversions, Detections, Unconverted
+from mcpbridge.observe.findings import Conversions, Detections, Discovered, Unconverted
 from mcpbridge.observe.metrics import Counter, Registry, Summary
 from mcpbridge.observe.sketch import Window, percentiles
 from mcpbridge.observe.snapshot import (
@@ -180,6 +180,7 @@ class Status:
         config: ConfigStatus,
         not_after: float | None = None,
         detection: Detections | None = None,
+        discovery: Discovered | None = None,
         looked: Mapping[str, SelfCheck] | None = None,
     ) -> Snapshot:
         """The picture now. ``frontends``: enabled frontend protocols; ``looked``: the newest self-check of each."""
@@ -219,6 +220,7 @@ class Status:
             detection=detection if detection is not None else UNSET,
             conversions=Conversions(self._failed_conversions, tuple(self._unconverted)),
             load_balancer=balanced,
+            discovery=UNSET if discovery is None else discovery,
             health_monitoring=UNSET if self.foresight is None else self.foresight.snapshot(),
             events=tuple(bridge.events),
         )

@@ -186,7 +186,7 @@ class Reach:
             else:
                 end = _End(endpoint)
                 try:
-                    end.way = self._way(spec.name, endpoint, end.pools)
+                    end.way = self._way(spec.name, endpoint, end.pools)._replace(source=spec.source)
                 except OSError as error:  # of ssl too
                     why = f"server {spec.name!r}: the files of its tls cannot be used: {error}"
                     hint = "PEM files that exist; certificate and key belong together"

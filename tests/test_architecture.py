@@ -30,6 +30,7 @@ ATTIC = (
     "watchdog",
     "operation",
     "gateways",
+    "providers",
     "status",
     "faces",
     "listeners",

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import asdict, replace
 
-from mcpbridge.admin import balancing, foresight, protocols, router
+from mcpbridge.admin import balancing, discovery, foresight, protocols, router
 from mcpbridge.errors import FAULTS
 from mcpbridge.observe.snapshot import (
     PROTOCOL_NAMES,
@@ -57,6 +57,7 @@ def views(api_prefix: str = API_PREFIX, also: Mapping[str, str] | None = None) -
         "/ready": View(_ready, is_open=True),
         "/health/protocols": View(_protocols),
         "/health/protocol-detection": View(protocols.health),
+        "/health/discovery": View(discovery.health),
         f"{api_prefix}/status": View(lambda snapshot: (200, snapshot)),
         f"{api_prefix}/protocols/detect": View(protocols.detect),
         f"{api_prefix}/protocols/detect/failures": View(protocols.detect_failures),
@@ -85,7 +86,7 @@ def body(value: Any) -> bytes:
 def redacted(snapshot: Snapshot) -> Snapshot:
     """What anybody may know: no addresses, no commands, no paths, no texts that may hold one."""
     return replace(
-        balancing.redacted(protocols.redacted(snapshot)),
+        discovery.redacted(balancing.redacted(protocols.redacted(snapshot))),
         protocols=tuple(
             replace(part, reason=_without_places(part.reason), frontend=replace(part.frontend, address=None))
             for part in snapshot.protocols

@@ -16,7 +16,7 @@ class StdioBackends(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_STDIO_BACKENDS",))] = True
     timeout: Annotated[float, Row(duration(0.001), "connect to a socket or pipe")] = 5.0
-    socket_discovery: Annotated[bool, Row(BOOL, "at start every socket below socket_paths becomes a server")] = False
+    socket_discovery: Annotated[bool, Row(BOOL, "every socket below socket_paths is a server, as long as it is there")] = False
     socket_paths: Annotated[tuple[str, ...], Row(TEXTS, "directories; a socket whose real path leaves them is refused")] = (
         "/tmp/mcp-servers",  # noqa: S108 - the guide's; what is found is checked
     )
@@ -26,6 +26,7 @@ class WebSocketBackends(Section, frozen=True, kw_only=True):
     """Servers behind WebSocket."""
 
     enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_WEBSOCKET_BACKENDS",))] = True
+    auto_discovery: Annotated[bool, Row(BOOL, "use those that discovery finds")] = True
     timeout: Annotated[float, Row(duration(0.001), "connect and upgrade")] = 10.0
 
 
@@ -33,6 +34,7 @@ class HttpBackends(Section, frozen=True, kw_only=True):
     """Servers behind Streamable HTTP."""
 
     enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_HTTP_BACKENDS",))] = True
+    auto_discovery: Annotated[bool, Row(BOOL, "use those that discovery finds")] = True
     timeout: Annotated[
         float, Row(duration(0.001), "connect, TLS, send, and first byte of discover, initialize, ping and lists")
     ] = 30.0

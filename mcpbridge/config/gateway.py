@@ -14,6 +14,8 @@ from mcpbridge.config.backends import Backends
 from mcpbridge.config.balancing import LoadBalancing
 from mcpbridge.config.breaking import CircuitBreaker
 from mcpbridge.config.detection import GatewayDetection
+from mcpbridge.config.discovery import Discovery
+from mcpbridge.config.discovery import faults as discovery_faults
 from mcpbridge.config.frontends import Protocols
 from mcpbridge.config.health import HealthChecks, HealthMonitoring
 from mcpbridge.config.kinds import (
@@ -24,7 +26,6 @@ from mcpbridge.config.kinds import (
     ITEMS,
     PATH,
     PORT,
-    SERVERS,
     TEXT,
     TEXTS,
     choice,
@@ -198,26 +199,6 @@ class Sessions(Section, frozen=True, kw_only=True):
     ] = ()
 
 
-class StaticServers(Section, frozen=True, kw_only=True):
-    """Servers that are named here."""
-
-    servers: Annotated[
-        tuple[ServerSpec, ...], Row(SERVERS, "servers with their endpoints", aliases=("servers",), item=ServerSpec)
-    ] = ()
-
-
-class Providers(Section, frozen=True, kw_only=True):
-    """Where servers come from."""
-
-    static: StaticServers = StaticServers()
-
-
-class Discovery(Section, frozen=True, kw_only=True):
-    """How servers are found."""
-
-    providers: Providers = Providers()
-
-
 class Routing(Section, frozen=True, kw_only=True):
     """Which server gets a call, under which name and for how long."""
 
@@ -280,8 +261,9 @@ class GatewayConfig(Section, frozen=True, kw_only=True):
 
     @property
     def servers(self) -> tuple[ServerSpec, ...]:
-        """The static servers."""
-        return self.discovery.providers.static.servers
+        """The static servers that are used."""
+        static = self.discovery.providers.static
+        return static.servers if static.enabled else ()
 
 
 def weakness(secret: str) -> str:
@@ -327,6 +309,8 @@ def check(config: GatewayConfig, place: Mapping[str, Place]) -> list[Problem]:
         fault("routing.protocol_preference_order", f"each of {', '.join(PROTOCOLS)} once at most")
     if config.auth.jwt.secret and (why := weakness(config.auth.jwt.secret)):
         fault("auth.jwt.secret", why, remedy)
+    for key, why in discovery_faults(config.discovery):
+        fault(key, why)
     for key in config.sessions.seal_keys:
         if why := weakness(key):
             fault("sessions.seal_keys", f"a key {why}", remedy)

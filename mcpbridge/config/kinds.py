@@ -34,6 +34,7 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMG]i?B?|B)?", re.IGNORECASE)
 _FACTORS = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 _TRUE = frozenset(("true", "1", "yes", "on"))
 _FALSE = frozenset(("false", "0", "no", "off"))
+MAX_REGEX = 1000
 _DURATION_TEXT = "a duration such as 500ms, 5s, 1m30s or 2h"
 
 
@@ -208,6 +209,23 @@ def matching(pattern: str, meaning: str) -> Kind:
         return text
 
     return Kind("str", parse, {"type": "string", "pattern": f"^(?:{pattern})$"})
+
+
+def regex() -> Kind:
+    """A regular expression as Python writes them."""
+
+    def parse(text: str) -> str:
+        if len(text) > MAX_REGEX:
+            raise ValueError(f"a regular expression of at most {MAX_REGEX} characters")
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(f"a regular expression ({error.msg} at position {error.pos})") from None
+        except (OverflowError, RecursionError):
+            raise ValueError("a regular expression that is simpler") from None
+        return text
+
+    return Kind("regex", parse, {"type": "string", "format": "regex"})
 
 
 def _level(text: str) -> str:

@@ -86,6 +86,7 @@ class ServerSpec(Section, frozen=True, kw_only=True):
         tuple[EndpointSpec, ...], Row(ITEMS, "where it can be reached; url or command may stand beside name", item=EndpointSpec)
     ] = ()
     place: Place = Place()  # where it was written, for messages; no row
+    source: str = "static"  # who found it; no row
 
 
 class Logging(Section, frozen=True, kw_only=True):

@@ -15,9 +15,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, Final, Protocol
+from contextlib import suppress
+from typing import Any, Final, Generic, Protocol, TypeVar
 
-from mcpbridge.config.sections import ServerSpec
+from msgspec.structs import replace
+
+from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.observe.findings import Discovered, DiscoverySource
 from mcpbridge.observe.log import log
 from mcpbridge.observe.snapshot import timestamp
@@ -25,16 +28,31 @@ from mcpbridge.observe.snapshot import timestamp
 DEBOUNCE: Final = 2.0  # seconds in which changes are gathered
 EMPTY_HOLD: Final = 30.0  # seconds a source must find nothing before it is believed
 MAX_SKIPPED: Final = 50  # objects that are named in the health view, each source
+STATES: Final = ("ok", "degraded", "starting", "down")  # the best first
+T = TypeVar("T")
 _log = log("discovery")
 
 
 class Source:
-    """What one provider found: its last good servers, what it left out and why, and how it is doing."""
+    """What one provider found: its last good servers, what it left out and why, and how it is doing.
 
-    def __init__(self, name: str, changed: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+    ``admits``: whether an endpoint is used at all; those that people switched off are no fault. ``before``: whose place this
+    one takes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        changed: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+        admits: Callable[[EndpointSpec], bool] = lambda _: True,
+        before: Source | None = None,
+    ) -> None:
         self.name = name
-        self.servers: tuple[ServerSpec, ...] = ()
+        self.servers: tuple[ServerSpec, ...] = () if before is None else before.servers
         self.skipped: tuple[str, ...] = ()
+        self.hidden: tuple[str, ...] = ()  # servers whose name another one has
+        self.looked = asyncio.Event()  # it has found or failed for the first time
         self.last_success: float | None = None  # Unix time
         self.last_error: str | None = None
         self._is_failing = False
@@ -42,10 +60,12 @@ class Source:
         self._empty_since: float | None = None
         self._changed = changed
         self._clock = clock
+        self._admits = admits
 
     def found(self, servers: Sequence[ServerSpec], skipped: Sequence[str] = ()) -> None:
         """The provider has looked at everything. ``skipped``: what it left out, each with its cause."""
         now = self._clock()
+        servers = list(self._admitted(servers))
         if self._is_failing:
             _log.info("discovery works again", provider=self.name)
         self._is_failing, self.last_success, self._seen = False, time.time(), now
@@ -62,6 +82,13 @@ class Source:
         if tuple(servers) != self.servers:
             self.servers = tuple(servers)
             self._changed()
+        self.looked.set()
+
+    def _admitted(self, servers: Sequence[ServerSpec]) -> Iterable[ServerSpec]:
+        for server in servers:
+            endpoints = tuple(filter(self._admits, server.endpoints))
+            if endpoints:
+                yield replace(server, endpoints=endpoints, source=self.name)
 
     def failed(self, reason: str) -> None:
         """The provider could not look; what was found last stays."""
@@ -69,6 +96,7 @@ class Source:
             _log.warn("discovery failed; the servers found last are kept", provider=self.name, reason=reason)
         self._is_failing, self.last_error = True, reason
         self._empty_since = None  # an outage is no proof of emptiness
+        self.looked.set()
 
     def told(self) -> DiscoverySource:
         """How it is doing, for the snapshot."""
@@ -78,7 +106,7 @@ class Source:
         elif self._seen is None:
             state = "starting"
         else:
-            state = "degraded" if self.skipped else "ok"
+            state = "degraded" if self._left_out() else "ok"
         return DiscoverySource(
             name=self.name,
             enabled=True,
@@ -91,7 +119,8 @@ class Source:
         )
 
     def _left_out(self) -> str | None:
-        return "left out: " + "; ".join(self.skipped[:MAX_SKIPPED]) if self.skipped else None
+        causes = [*self.skipped, *(f"{name}: another server has this name" for name in self.hidden)]
+        return "left out: " + "; ".join(causes[:MAX_SKIPPED]) if causes else None
 
 
 class Provider(Protocol):
@@ -102,46 +131,92 @@ class Provider(Protocol):
     async def watch(self, source: Source) -> None: ...
 
 
-class Discovery:
-    """See the module. ``apply`` gets the whole list: the static servers first, then each source in the order given."""
+class Discovery(Generic[T]):
+    """See the module. ``apply`` gets the whole list: the static servers first, then each source in the order given.
+
+    ``refresh_rate`` is told to people; the providers know it. ``disabled``: providers that could be there, for the same.
+    """
 
     def __init__(
         self,
         static: Sequence[ServerSpec],
         providers: Iterable[Provider],
-        apply: Callable[[list[ServerSpec]], object],
+        apply: Callable[[list[ServerSpec]], T],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         *,
         refresh_rate: float,
         debounce: float = DEBOUNCE,
+        disabled: Iterable[str] = (),
+        admits: Callable[[EndpointSpec], bool] = lambda _: True,
     ) -> None:
         self.static = tuple(static)
+        self.providers = tuple(providers)
+        self.refresh_rate = refresh_rate
+        self.disabled = tuple(disabled)
+        self.admits = admits
+        self.sources: list[Source] = []
         self._apply = apply
-        self._refresh_rate = refresh_rate
+        self._spawn = spawn
         self._debounce = debounce
         self._dirty = asyncio.Event()
-        self._hidden: frozenset[str] = frozenset()
-        self.sources = [(provider, Source(provider.name, self._dirty.set)) for provider in providers]
+        self._watches: list[asyncio.Task[None]] = []
 
-    def start(self, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
-        """Begin to watch, by tasks that end with their owner."""
-        for provider, source in self.sources:
-            spawn(provider.watch(source))
-        if self.sources:
-            spawn(self._follow())
+    async def start(self, patience: float) -> T:
+        """Watch from now on, and apply what there is: what a provider finds after ``patience`` seconds comes later."""
+        self._watch()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                for source in self.sources:
+                    await source.looked.wait()
+        self._dirty.clear()
+        self._spawn(self._follow())
+        return self._apply(self.servers())
+
+    def restart(
+        self,
+        static: Sequence[ServerSpec],
+        providers: Iterable[Provider],
+        *,
+        refresh_rate: float,
+        disabled: Iterable[str] = (),
+        admits: Callable[[EndpointSpec], bool] = lambda _: True,
+    ) -> T:
+        """All of it is configured anew. What a provider of the same name found last stays until the new one has looked."""
+        self.static, self.providers, self.refresh_rate = tuple(static), tuple(providers), refresh_rate
+        self.disabled, self.admits = tuple(disabled), admits
+        self._watch()
+        return self._apply(self.servers())
+
+    def restate(self, static: Sequence[ServerSpec]) -> T:
+        """The static servers are others."""
+        self.static = tuple(static)
+        return self._apply(self.servers())
+
+    def _watch(self) -> None:
+        for watch in self._watches:
+            watch.cancel()
+        known = {source.name: source for source in self.sources}
+        self.sources = [
+            Source(provider.name, self._dirty.set, admits=self.admits, before=known.get(provider.name))
+            for provider in self.providers
+        ]
+        self._watches = [
+            self._spawn(provider.watch(source)) for provider, source in zip(self.providers, self.sources, strict=True)
+        ]
 
     def servers(self) -> list[ServerSpec]:
         """All servers now. A name belongs to whoever had it first; later ones are hidden and said once."""
         merged = {server.name: server for server in self.static}
-        hidden: set[str] = set()
-        for _, source in self.sources:
+        for source in self.sources:
+            hidden = []
             for server in source.servers:
                 if server.name in merged:
-                    hidden.add(f"{source.name}: {server.name}")
+                    hidden.append(server.name)
                 else:
                     merged[server.name] = server
-        for name in sorted(hidden - self._hidden):
-            _log.warn("discovered server hidden: another server has its name", server=name)
-        self._hidden = frozenset(hidden)
+            for name in sorted(set(hidden) - set(source.hidden)):
+                _log.warn("discovered server hidden: another server has its name", provider=source.name, server=name)
+            source.hidden = tuple(hidden)
         return list(merged.values())
 
     async def _follow(self) -> None:
@@ -149,19 +224,19 @@ class Discovery:
             await self._dirty.wait()
             await asyncio.sleep(self._debounce)
             self._dirty.clear()
-            servers = self.servers()
-            _log.info("servers changed", event="discovery", servers=len(servers))
             try:
-                self._apply(servers)
+                self._apply(self.servers())
             except Exception as error:  # noqa: BLE001 - one list that cannot be used must not end the watch
                 _log.error("discovered servers could not be applied", error=repr(error), exc_info=True)
 
     def told(self) -> Discovered:
         """For the snapshot. Source: contract http.gateway.health.discovery."""
-        count = sum(len(server.endpoints) for server in self.static)
-        sources = (
-            DiscoverySource("static", True, True, "ok", count, None, None, None),
-            *(source.told() for _, source in self.sources),
-        )
-        state = "ok" if all(source.state == "ok" for source in sources) else "degraded"
-        return Discovered(state, True, self._refresh_rate * 1000, sources)
+        sources = [source.told() for source in self.sources]
+        if "static" not in self.disabled:
+            count = sum(len(server.endpoints) for server in self.static)
+            sources.insert(0, DiscoverySource("static", True, True, "ok", count, None, None, None))
+        worst = max((source.state for source in sources), key=STATES.index, default="ok")
+        best = min((source.state for source in sources), key=STATES.index, default="ok")
+        state = worst if worst == best else "degraded" if best in ("ok", "degraded") else best
+        off = (DiscoverySource(name, False, False, "disabled", 0, None, None, None) for name in self.disabled)
+        return Discovered(state, state in ("ok", "degraded"), self.refresh_rate * 1000, (*sources, *off))

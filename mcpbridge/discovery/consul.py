@@ -19,10 +19,11 @@ import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
+from mcpbridge.config.kinds import is_loopback
 from mcpbridge.config.sections import NAME_PATTERN, NAMESPACE_PATTERN, EndpointSpec, ServerSpec
 from mcpbridge.discovery import Source
 from mcpbridge.discovery.stranger import endpoint
@@ -56,7 +57,8 @@ class Consul:
         self._datacenter = datacenter
         self._tls = tls
         self._detect = detect
-        self._wait = max(1, round(wait))
+        self._is_local = is_loopback(urlsplit(address).hostname or "")
+        self._wait = min(max(1, round(wait)), 600)  # the agent's own limit
 
     async def watch(self, source: Source) -> None:
         found: Instances = {}
@@ -65,7 +67,7 @@ class Consul:
 
         def changed() -> None:
             if not unread and all(name in found for name in watches):  # half a picture is none
-                source.found(*servers_of(found, self._detect))
+                source.found(*servers_of(found, self._detect, self._is_local))
 
         def failed(what: str, reason: str) -> None:
             unread.add(what)
@@ -134,8 +136,8 @@ class Consul:
         return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else 0, document
 
 
-def servers_of(found: Instances, detect: bool) -> tuple[list[ServerSpec], list[str]]:
-    """The servers that instances make, and what was left out with its cause. Pure."""
+def servers_of(found: Instances, detect: bool, local: bool = False) -> tuple[list[ServerSpec], list[str]]:
+    """The servers that instances make, and what was left out with its cause. Pure; ``local`` as in ``endpoint``."""
     servers: list[ServerSpec] = []
     skipped: list[str] = []
     for name, instances in sorted(found.items()):
@@ -151,7 +153,7 @@ def servers_of(found: Instances, detect: bool) -> tuple[list[ServerSpec], list[s
                     raise ValueError("its name or namespace cannot be one of a server")
                 host = service.get("Address") or instance["Node"]["Address"]
                 protocol, path, weight = (str(meta.get(f"mcp-{key}", "")) for key in ("protocol", "path", "weight"))
-                spec = endpoint(host, service["Port"], protocol, path, weight, detect=detect)
+                spec = endpoint(host, service["Port"], protocol, path, weight, detect=detect, local=local)
                 by_namespace.setdefault(namespace, {})[spec.url] = spec
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 skipped.append(f"{place}: {error}"[:300])

@@ -14,15 +14,18 @@ Source: contract ``discovery.providers.kubernetes``; reliability section 3, row 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import random
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
+from mcpbridge.config.kinds import is_loopback
 from mcpbridge.config.sections import NAME_PATTERN, NAMESPACE_PATTERN, EndpointSpec, ServerSpec
 from mcpbridge.discovery import Source
 from mcpbridge.discovery.stranger import endpoint
@@ -63,6 +66,7 @@ class Kubernetes:
         self._services: Objects | None = None
         self._slices: Objects | None = None
         self._unread: set[str] = set()  # kinds that cannot be read now
+        self._is_local = False  # the API is on this machine
 
     async def watch(self, source: Source) -> None:
         now = asyncio.get_running_loop().time
@@ -93,6 +97,7 @@ class Kubernetes:
             config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
         except config.ConfigException:
             await config.load_kube_config(config_file=self._kubeconfig or None, client_configuration=settings)
+        self._is_local = is_loopback(str(urlsplit(settings.host).hostname))
         async with client.ApiClient(settings) as api:
             yield api
 
@@ -101,7 +106,7 @@ class Kubernetes:
 
         def changed() -> None:
             if self._services is not None and self._slices is not None and not self._unread:  # half a picture is none
-                source.found(*servers_of(self._services, self._slices, self._detect))
+                source.found(*servers_of(self._services, self._slices, self._detect, self._is_local))
 
         def take_services(objects: Objects) -> None:
             self._services = objects
@@ -222,8 +227,8 @@ async def _events(
                 yield kind, item
 
 
-def servers_of(services: Objects, slices: Objects, detect: bool) -> tuple[list[ServerSpec], list[str]]:
-    """The servers that services and slices make, and what was left out with its cause. Pure."""
+def servers_of(services: Objects, slices: Objects, detect: bool, local: bool = False) -> tuple[list[ServerSpec], list[str]]:
+    """The servers that services and slices make, and what was left out with its cause. Pure; ``local`` as in ``endpoint``."""
     by_service: dict[Key, list[Mapping[str, Any]]] = {}
     for (namespace, _), item in sorted(slices.items()):
         owner = (item["metadata"].get("labels") or {}).get(SERVICE_NAME, "")
@@ -237,11 +242,16 @@ def servers_of(services: Objects, slices: Objects, detect: bool) -> tuple[list[S
         endpoints: dict[str, EndpointSpec] = {}
         for item in by_service.get((namespace, name), ()):
             try:
-                for host, port in _places(item):
-                    spec = endpoint(host, port, protocol, path, weight, detect=detect)
-                    endpoints[spec.url] = spec
+                places = _places(item)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 skipped.append(f"{place}: {_said(error)}")
+                continue
+            for host, port in places:
+                try:
+                    spec = endpoint(_address(host), port, protocol, path, weight, detect=detect, local=local)
+                    endpoints[spec.url] = spec
+                except (ValueError, TypeError, AttributeError) as error:
+                    skipped.append(f"{place}: {_said(error)}")
         if re.fullmatch(NAME_PATTERN, name) is None or re.fullmatch(NAMESPACE_PATTERN, namespace) is None:
             skipped.append(f"{place!a}: its name or namespace cannot be one of a server")
         elif endpoints:
@@ -263,6 +273,14 @@ def _places(item: Mapping[str, Any]) -> list[tuple[str, Any]]:
     if ready and len(named) != 1:
         raise ValueError(f"it has {len(ports)} ports and none is called {PORT_NAME}")
     return [(host, named[0].get("port")) for host in ready]
+
+
+def _address(text: object) -> str:
+    """Raises ValueError for a name: what it means can change after it was looked at."""
+    try:
+        return str(ipaddress.ip_address(str(text)))
+    except ValueError:
+        raise ValueError(f"{str(text)[:60]!r} is no address, and names are not taken from a cluster") from None
 
 
 def _key(item: Mapping[str, Any]) -> Key:

@@ -2,6 +2,7 @@
 
 Of what a stranger says only five words are used: protocol, host, port, path and weight. Whatever else an endpoint can have
 (command, args, env, headers, token_env, tls) has no way in, so nothing of ours is run or sent along because of an annotation.
+Addresses of this machine may be named by a registry on this machine only: here are ports that trust whoever is here.
 
 Source: issue "Traffic that survives production" item 6; reliability section 2, rows 8 and 11.
 """
@@ -30,9 +31,17 @@ _METADATA_HOSTS: Final = frozenset(
 
 
 def endpoint(
-    host: str, port: object, protocol: str = "", path: str = "", weight: str = "", *, detect: bool = True
+    host: object,
+    port: object,
+    protocol: str = "",
+    path: str = "",
+    weight: str = "",
+    *,
+    detect: bool = True,
+    local: bool = False,
 ) -> EndpointSpec:
     """The endpoint of a discovered place. ``protocol`` "": detected, or http without ``detect``; ``weight`` "": 1.
+    ``local``: who says so is on this machine.
 
     Raises ValueError with the cause, for people.
     """
@@ -40,6 +49,8 @@ def endpoint(
     if spoken not in _SCHEMES:
         known = ", ".join(name for name in PROTOCOLS if name in _SCHEMES)
         raise ValueError(f"protocol {protocol[:40]!r} is none of auto, {known}")
+    if not isinstance(host, str):
+        raise ValueError("its address is no text")
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
         raise ValueError("its port is no number from 1 to 65535")
     if path and _PATH.fullmatch(path) is None:
@@ -47,7 +58,7 @@ def endpoint(
     if path and spoken == "tcp_binary":
         raise ValueError("protocol tcp_binary has no path")
     where = path or PROTOCOLS["http" if spoken == "auto" else spoken].path
-    url = f"{_SCHEMES[spoken]}://{_host(host)}:{port}{where}"
+    url = f"{_SCHEMES[spoken]}://{_host(host, local)}:{port}{where}"
     spec = EndpointSpec(url=str(ADDRESS.parse(url)))
     try:
         return replace(spec, protocol=spoken, weight=_WEIGHT.parse(weight) if weight else 1.0)
@@ -55,26 +66,30 @@ def endpoint(
         raise ValueError(f"weight {weight[:40]!r} is no number from 0 to 100") from None
 
 
-def _host(text: str) -> str:
+def _host(text: str, local: bool) -> str:
     """The host as it stands in a URL. Raises ValueError for what is no place of a server."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        return _named(text)
+        return _named(text, local)
     if isinstance(address, ipaddress.IPv6Address):
         if address.scope_id:
             raise ValueError(f"address {text[:60]} has a zone")
         address = address.ipv4_mapped or address.sixtofour or address
     if address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA_HOSTS:
         raise ValueError(f"address {text[:60]} is link-local, metadata or nobody's")
+    if address.is_loopback and not local:
+        raise ValueError(f"address {text[:60]} is one of this machine")
     return f"[{address}]" if address.version == 6 else str(address)
 
 
-def _named(text: str) -> str:
+def _named(text: str, local: bool) -> str:
     if _NAME.fullmatch(text) is None:
         raise ValueError(f"{text[:60]!r} is no name of a host")
     if text.rstrip(".").lower() in _METADATA:
         raise ValueError(f"{text[:60]} is a metadata service")
+    if text.rstrip(".").lower().rpartition(".")[2] in ("localhost", "localdomain") and not local:
+        raise ValueError(f"{text[:60]} is this machine")
     try:
         socket.inet_aton(text)  # 2852039166 and 0xa9fe.0xa9fe are addresses to a resolver
     except OSError:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from mcpbridge.observe.balancing import LoadBalancer, merge_load_balancers
-from mcpbridge.observe.findings import Conversions, Detections
+from mcpbridge.observe.findings import Conversions, Detections, Discovered
 from mcpbridge.observe.foresight import Foresight
 from mcpbridge.observe.sketch import Latency as Latency
 from mcpbridge.observe.sketch import largest
@@ -150,6 +150,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     config: ConfigStatus = ConfigStatus()
     detection: Detections | msgspec.UnsetType = msgspec.UNSET
     conversions: Conversions | msgspec.UnsetType = msgspec.UNSET
+    discovery: Discovered | msgspec.UnsetType = msgspec.UNSET
     health_monitoring: Foresight | msgspec.UnsetType = msgspec.UNSET
     load_balancer: LoadBalancer | msgspec.UnsetType = msgspec.UNSET
     events: tuple[Event, ...] = ()
@@ -257,6 +258,7 @@ def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
         ),
         detection=first.detection,  # each worker has a memory of its own
         conversions=first.conversions,
+        discovery=first.discovery,
         health_monitoring=first.health_monitoring,
         load_balancer=merge_load_balancers(
             [s.load_balancer for s in snapshots if not isinstance(s.load_balancer, msgspec.UnsetType)]

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from mcpbridge.admin.views import body, redacted, views
+from mcpbridge.observe.findings import Discovered, DiscoverySource
 from mcpbridge.observe.snapshot import (
     PROTOCOL_NAMES,
     BackendStatus,
@@ -178,6 +179,24 @@ def test_a_stranger_sees_states_and_numbers_but_no_place():
     assert seen.reasons[0].startswith("remote: connection refused")
     assert seen.events[0].message == "backend_down"
     assert seen.sequence == SNAPSHOT.sequence
+
+
+@pytest.mark.requirement("http.gateway.health.discovery")
+def test_discovery_is_down_only_without_any_provider_and_a_stranger_reads_no_fault():
+    cluster = DiscoverySource("kubernetes", True, True, "degraded", 2, "2026-11-23T13:00:00.000Z", "left out: a/b: port", 7.5)
+    found = Discovered("degraded", True, 30_000.0, (cluster,))
+    status, value = view("/health/discovery", replace(SNAPSHOT, discovery=found))
+    assert (status, value["status"], value["healthy"], value["refresh_rate_ms"]) == (200, "degraded", True, 30_000.0)
+    assert value["providers"] == [
+        {
+            "name": "kubernetes", "enabled": True, "healthy": True, "state": "degraded", "endpoints": 2,
+            "last_success": "2026-11-23T13:00:00.000Z", "last_error": "left out: a/b: port", "age_ms": 7.5,
+        }
+    ]  # fmt: skip
+    assert view("/health/discovery", replace(SNAPSHOT, discovery=replace(found, status="down", healthy=False)))[0] == 503
+    assert view("/health/discovery")[0] == 404
+    shown = redacted(replace(SNAPSHOT, discovery=found)).discovery
+    assert shown.providers[0].last_error == "[hidden]" and shown.providers[0].endpoints == 2
 
 
 def test_the_views_of_a_stranger_agree_with_the_full_ones_in_every_shared_number():

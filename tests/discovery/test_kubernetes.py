@@ -245,9 +245,12 @@ async def test_without_cluster_and_kubeconfig_the_provider_is_down(tmp_path: Pat
         ({}, "fe80::1", 80, "link-local"),
         ({}, "0.0.0.0", 80, "nobody"),
         ({}, "100.100.100.200", 80, "metadata"),
-        ({}, "metadata.google.internal", 80, "metadata"),
-        ({}, "2852039166", 80, "disguise"),
-        ({}, "a@b", 80, "name of a host"),
+        ({}, "metadata.google.internal", 80, "names are not taken"),
+        ({}, "2852039166", 80, "no address"),
+        ({}, 7, 80, "address"),
+        ({}, "127.0.0.1", 9090, "this machine"),
+        ({}, "::1", 9090, "this machine"),
+        ({}, "::ffff:127.0.0.1", 9090, "this machine"),
         ({}, "10.0.0.7", 0, "port"),
         ({}, "10.0.0.7", "8081; id", "port"),
         ({}, "10.0.0.7", True, "port"),
@@ -277,7 +280,7 @@ def test_nothing_but_an_address_comes_from_a_cluster() -> None:
 
 def test_annotations_say_protocol_path_and_weight() -> None:
     notes = {"protocol": "sse", "path": "/events", "weight": "2.5"}
-    (server,), _ = servers_of(keyed(service(**notes)), keyed(piece("10.0.0.1", "::1")), True)
+    (server,), _ = servers_of(keyed(service(**notes)), keyed(piece("10.0.0.1", "::1")), True, local=True)
     assert [(one.url, one.protocol, one.weight) for one in server.endpoints] == [
         ("sse://10.0.0.1:8081/events", "sse", 2.5),
         ("sse://[::1]:8081/events", "sse", 2.5),

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
 
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.discovery import EMPTY_HOLD, Discovery, Source
@@ -70,28 +74,124 @@ def test_what_was_left_out_is_named() -> None:
     assert (source.told().state, source.told().endpoints) == ("degraded", 1)
 
 
-async def test_a_name_belongs_to_whoever_had_it_first() -> None:
-    discovery = Discovery([server("a", 1)], [Scripted("x"), Scripted("y")], lambda _: None, refresh_rate=30.0)
-    (_, x), (_, y) = discovery.sources
-    y.found([server("b", 5), server("a", 6)])
-    x.found([server("a", 2), server("b", 3)])
-    assert [(one.name, one.endpoints[0].url[-5]) for one in discovery.servers()] == [("a", "1"), ("b", "3")]
-    assert [provider.name for provider in discovery.told().providers] == ["static", "x", "y"]
-
-
-async def test_many_changes_are_applied_once() -> None:
+def discovery_of(
+    static: list[ServerSpec], *names: str, debounce: float = 0.05, **more: Any
+) -> tuple[Discovery[None], asyncio.Queue[list[str]], list[asyncio.Task[None]]]:
     applied: asyncio.Queue[list[str]] = asyncio.Queue()
+    tasks: list[asyncio.Task[None]] = []
+
+    def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        tasks.append(asyncio.ensure_future(work))
+        return tasks[-1]
 
     def apply(servers: list[ServerSpec]) -> None:
         applied.put_nowait([one.name for one in servers])
 
-    discovery = Discovery([], [Scripted("x")], apply, refresh_rate=30.0, debounce=0.05)
-    tasks: list[asyncio.Task[None]] = []
-    discovery.start(lambda work: tasks.append(asyncio.ensure_future(work)))
-    (_, source) = discovery.sources[0]
+    made = Discovery(static, [Scripted(name) for name in names], apply, spawn, refresh_rate=30.0, debounce=debounce, **more)
+    return made, applied, tasks
+
+
+async def test_a_name_belongs_to_whoever_had_it_first() -> None:
+    discovery, _, _ = discovery_of([server("a", 1)], "x", "y")
+    await discovery.start(0)
+    x, y = discovery.sources
+    y.found([server("b", 5), server("a", 6)])
+    x.found([server("a", 2), server("b", 3)])
+    assert [(one.name, one.source, one.endpoints[0].url) for one in discovery.servers()] == [
+        ("a", "static", "http://127.0.0.1:1/mcp"),
+        ("b", "x", "http://127.0.0.1:3/mcp"),
+    ]
+    told = {one.name: one.last_error for one in discovery.told().providers}
+    hidden = "another server has this name"
+    assert told == {"static": None, "x": f"left out: a: {hidden}", "y": f"left out: b: {hidden}; a: {hidden}"}
+    y.found([server("c")])
+    assert discovery.servers()[-1].name == "c" and discovery.told().providers[2].state == "ok"
+
+
+async def test_many_changes_are_applied_once() -> None:
+    discovery, applied, tasks = discovery_of([], "x")
+    await discovery.start(0)
+    assert await asyncio.wait_for(applied.get(), 5) == []
     for port in range(1, 50):
-        source.found([server("a", port), server("b", port)])
+        discovery.sources[0].found([server("a", port), server("b", port)])
     assert await asyncio.wait_for(applied.get(), 5) == ["a", "b"]
     assert applied.empty()
     for task in tasks:
         task.cancel()
+
+
+async def test_a_flapping_endpoint_changes_the_servers_once_per_debounce() -> None:
+    discovery, applied, tasks = discovery_of([], "x", debounce=0.2)
+    await discovery.start(0)
+    loop = asyncio.get_running_loop()
+    until, port = loop.time() + 1.0, 0
+    while loop.time() < until:
+        port += 1
+        discovery.sources[0].found([server("a", port)])
+        await asyncio.sleep(0.01)
+    assert applied.qsize() <= 1 + 5
+    for task in tasks:
+        task.cancel()
+
+
+async def test_the_first_look_is_waited_for_and_a_late_one_is_not() -> None:
+    discovery, applied, tasks = discovery_of([server("s")], "x", "y")
+    starting = asyncio.ensure_future(discovery.start(0.3))
+    await asyncio.sleep(0)
+    discovery.sources[0].found([server("a")])
+    await starting
+    assert await applied.get() == ["s", "a"], "y may come later"
+    assert discovery.told().providers[2].state == "starting"
+    discovery.sources[1].found([server("b")])
+    assert await asyncio.wait_for(applied.get(), 5) == ["s", "a", "b"]
+    for task in tasks:
+        task.cancel()
+
+
+async def test_a_new_configuration_keeps_what_was_found_until_its_providers_have_looked() -> None:
+    discovery, applied, tasks = discovery_of([server("s")], "x", "y")
+    await discovery.start(0)
+    x, y = discovery.sources
+    x.found([server("a")])
+    y.found([server("b")])
+    while not applied.empty():
+        applied.get_nowait()
+    discovery.restart([server("t")], [Scripted("x")], refresh_rate=5.0, disabled=["y"])
+    assert await applied.get() == ["t", "a"]
+    assert [(one.name, one.state) for one in discovery.told().providers] == [
+        ("static", "ok"), ("x", "starting"), ("y", "disabled"),
+    ]  # fmt: skip
+    x.found([server("old")])  # nobody asks the one before
+    assert [one.name for one in discovery.servers()] == ["t", "a"]
+    for task in tasks:
+        task.cancel()
+
+
+async def test_what_is_switched_off_is_not_used_and_no_fault() -> None:
+    discovery, _, _ = discovery_of([], "x", admits=lambda endpoint: endpoint.spoken != "websocket")
+    await discovery.start(0)
+    (x,) = discovery.sources
+    both = ServerSpec(name="a", endpoints=(EndpointSpec(url="ws://h:1/ws"), EndpointSpec(url="http://h:1/mcp")))
+    x.found([both, ServerSpec(name="b", endpoints=(EndpointSpec(url="ws://h:2/ws"),))])
+    assert [(one.name, [e.url for e in one.endpoints]) for one in discovery.servers()] == [("a", ["http://h:1/mcp"])]
+    assert x.told().state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("static", "states", "whole"),
+    [
+        (True, [], "ok"), (True, ["ok"], "ok"), (True, ["down"], "degraded"), (False, ["down"], "down"),
+        (False, ["down", "ok"], "degraded"), (False, ["starting", "down"], "starting"), (False, [], "ok"),
+    ],
+)  # fmt: skip
+async def test_the_whole_is_down_only_when_every_provider_is(static: bool, states: list[str], whole: str) -> None:
+    names = [f"p{number}" for number in range(len(states))]
+    discovery, _, _ = discovery_of([], *names, disabled=[] if static else ["static"])
+    await discovery.start(0)
+    for source, state in zip(discovery.sources, states, strict=True):
+        if state == "ok":
+            source.found([server("a")])
+        elif state == "down":
+            source.failed("refused")
+    told = discovery.told()
+    assert (told.status, told.healthy) == (whole, whole in ("ok", "degraded"))

@@ -127,7 +127,7 @@ def test_500_backends_stay_below_one_mebibyte():
 def test_the_json_schema_covers_the_document():
     schema = json_schema()
     members = schema["$defs"]["Snapshot"]["properties"]
-    lacking = {"detection", "conversions", "health_monitoring", "load_balancer"}  # parts that a program may lack
+    lacking = {"detection", "conversions", "discovery", "health_monitoring", "load_balancer"}  # parts that a program may lack
     assert set(members) == set(json.loads(encode(snapshot()))) | lacking
 
 

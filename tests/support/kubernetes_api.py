@@ -94,6 +94,10 @@ class KubernetesApi:
         item = {**item, "metadata": {**item["metadata"], "resourceVersion": str(self.version)}}
         self._tell(kind, "DELETED", item)
 
+    def objects(self, kind: str) -> Mapping[tuple[str, str], Mapping[str, Any]]:
+        """Those there are, by namespace and name."""
+        return self._objects[kind]
+
     def bookmark(self) -> None:
         """Tell every watcher how far it is."""
         for kind, queue in self._watchers:
