@@ -54,6 +54,7 @@ class AnyLink(Protocol):
 
     server: Server
     backend: Backend | None
+    is_pinned: bool  # whether its calls have to go to ``backend``; if not, any backend of the server may take each
 
     async def open(self, initialize: Request) -> Response:
         """Start the conversation on the client's behalf; the server's InitializeResult (or error) with the client's id."""
@@ -63,7 +64,7 @@ class AnyLink(Protocol):
     async def notify(self, notification: Notification) -> None: ...
 
     async def leave(self) -> None:
-        """Its backend drains: go on at another one of the server, if one takes its client. Raises nothing."""
+        """Its backend takes no more work: go on at another one of the server, if one takes its client. Raises nothing."""
 
     async def close(self) -> None: ...
 

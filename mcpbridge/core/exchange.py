@@ -192,6 +192,7 @@ class Exchange(Struct):
     started: float = field(default_factory=time.monotonic)
     cancel_reason: str | None = None
     force_protocol: str | None = None
+    strays: bool = False  # where its session is it failed, so it goes elsewhere; the session stays
     strategy: Strategy | None = None  # of balancing, for this exchange
     is_part: bool = False  # of a client's message to several servers as one
     notes: dict[str, Any] = {}  # small facts for the access log, e.g. session id to announce
@@ -203,12 +204,14 @@ class Exchange(Struct):
 
     @property
     def roams(self) -> bool:
-        """Whether it belongs to no conversation, though its session is legacy: it goes wherever balancing sends it.
+        """Whether it goes wherever balancing sends it although its session is legacy, in a conversation beside that one's."""
+        return self.session is not None and (self.strays or self.session.is_passing) and self.may_roam
 
-        What a conversation remembers (level, subscriptions, tasks) does not.
-        """
+    @property
+    def may_roam(self) -> bool:
+        """Whether any conversation with its server does as well: what one remembers (level, subscriptions, tasks) does not."""
         message = self.message
-        if self.session is None or not self.session.is_passing or not isinstance(message, Request):
+        if not isinstance(message, Request):
             return False
         return message.method not in _REMEMBERED and not message.method.startswith("tasks/") and message.param("task") is None
 

@@ -17,6 +17,8 @@ from mcpbridge.errors import BridgeError
 from mcpbridge.wire.message import Request, Response
 from mcpbridge.wire.spec import retry_safe
 
+_ENDS = frozenset(("stream_closed", "server_exited", "connection_refused"))  # of a conversation
+
 
 def forward(attempt: Handler, *, max_attempts: int = 2, retries: Retries | None = None) -> Handler:
     """Answers an exchange whose target is one Server.
@@ -46,8 +48,8 @@ def forward(attempt: Handler, *, max_attempts: int = 2, retries: Retries | None 
             except BridgeError as error:
                 if error.fault.blames == "backend":
                     error.data = {"server": x.target.name, "protocol": backend.protocol, **error.data}
-                if not (error.sent and x.target.is_linked(x)):
-                    tried.add(backend)  # a session's link knows better where it goes on
+                if not _goes_on(x, error, {*tried, backend}):
+                    tried.add(backend)
                 sent += error.sent
                 if not x.target.may_retry(x, tried) or not _may_retry(x, error, sent, max_attempts):
                     raise
@@ -97,6 +99,18 @@ def _may_retry(x: Exchange, error: BridgeError, sent: int, max_attempts: int) ->
     return sent < max_attempts and isinstance(x.message, Request) and x.target.repeatable.allows(x.message)
 
 
+def _goes_on(x: Exchange, error: BridgeError, tried: set[Backend]) -> bool:
+    """Whether the session's link is to be asked again, because its conversation ended: it opens another, here or elsewhere.
+
+    Where another backend can be asked beside the link, the call ``strays`` there instead.
+    """
+    assert isinstance(x.target, Server)
+    if not error.sent or not x.target.is_linked(x):
+        return False
+    x.strays = x.target.may_stray(x, tried)
+    return not x.strays and error.reason in _ENDS
+
+
 async def _one_of_several(
     x: Exchange, trying: Awaitable[Response | None], backend: Backend, tried: set[Backend], *, is_last: bool
 ) -> Response | None:
@@ -106,7 +120,11 @@ async def _one_of_several(
     began = monotonic()
     if not retry_safe(method):
         return await trying
-    if is_last or backend.state not in ("ok", "degraded") or not server.may_retry(x, {*tried, backend}):
+    if (
+        is_last
+        or backend.state not in ("ok", "degraded")
+        or not (server.may_retry(x, {*tried, backend}) or server.may_stray(x, {*tried, backend}))
+    ):
         response = await trying
     else:
         limit = server.patience.seconds(began)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import time
 
 from msgspec import Raw
 
@@ -57,6 +58,8 @@ class Link:
         self.session = session
         self.server = backend.server
         self.backend: Backend | None = backend
+        self.is_pinned = True
+        self._wanted = backend  # where balancing would have the next conversation, should there be one
         self._backend = backend
         self._talk: BackendSession | None = None
         self._initialize: Request | None = None
@@ -231,8 +234,8 @@ class Link:
 
     @property
     def _must_leave(self) -> bool:
-        """Whether its backend drains and there is another one."""
-        return self._backend.is_draining and bool(self._elsewhere())
+        """Whether its backend takes no more work and there is another one."""
+        return self.server.is_left(self._backend) and bool(self._elsewhere())
 
     async def _reach(self, remaining: float) -> None:
         """Have a live conversation of the right kind that knows what the client said so far.
@@ -252,13 +255,14 @@ class Link:
         Raises BridgeError("backend_session_lost", ``sent=False``) when the link moved: the call is tried where it is now.
         """
         before = self._backend
+        self._wanted = x.backend or before
         try:
             await self._reach(self._backend.pool.patience(x.deadline))
         except Refused as refused:
             said = text(_said(refused.response.error).get("message")) or "no reason given"
             detail = f"server {self.server.name!r} refused to initialize again: {said}"
             raise BridgeError("backend_error", detail, sent=False, server=self.server.name) from refused
-        if self._backend is not before:
+        if self._backend is not before and self._backend is not x.backend:
             detail = f"server {self.server.name!r}: the session goes on at another backend"
             raise BridgeError("backend_session_lost", detail, sent=False, server=self.server.name)
 
@@ -281,7 +285,7 @@ class Link:
         try:
             if self._must_leave:
                 name = self._backend.name
-                raise BridgeError("draining", f"backend {name!r} drains", sent=False, server=self.server.name)
+                raise BridgeError("draining", f"backend {name!r} takes no calls", sent=False, server=self.server.name)
             return await self._converse_with(self._backend)
         except BridgeError as error:
             for backend in self._elsewhere():
@@ -315,7 +319,9 @@ class Link:
         if self._hello is None or self.session.is_passing:  # whose next call goes elsewhere by itself
             return []
         others = [b for b in self.server.backends if b is not self._backend and not b.is_draining]
-        return sorted((b for b in others if b.speaks.get("legacy") is not False), key=lambda b: b.state == "down")
+        now = time.monotonic()
+        legacy = [b for b in others if b.speaks.get("legacy") is not False]
+        return sorted(legacy, key=lambda b: (b.refusing(now) is not None, b is not self._wanted, b.state == "down"))
 
     def _is_over(self) -> bool:
         return self._closed or self.session.closed

@@ -143,6 +143,12 @@ class Backend:
                 return breaker
         return None
 
+    @property
+    def may_refuse(self) -> bool:
+        """Whether one of its breakers is not closed."""
+        own, group = self.breaker, self.group
+        return (own is not None and own.state != "closed") or (group is not None and group.state != "closed")
+
     def in_flight(self, x: Exchange) -> Attempt:
         """Counts one attempt while it runs and judges how it ended; a client's fault or cancel never dings a backend."""
         return Attempt(self, x)
@@ -340,9 +346,9 @@ class Server:
         """The backend for this attempt. Raises BridgeError("no_backend") naming the server and every cause."""
         if x.session is not None and not x.roams:
             link = x.session.links.get(self.name)
-            linked = link.backend if link is not None else None
+            linked = link.backend if link is not None and link.is_pinned else None
             suits = linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol)
-            if linked is not None and suits and (not linked.is_draining or self.stays):  # a link leaves by itself
+            if linked is not None and suits and not self.is_left(linked):
                 return self._let(x, linked)
         if len(self.backends) == 1 and not (tried or self.leaving or x.force_protocol or self.backends[0].is_draining):
             return self._let(x, self.backends[0])
@@ -387,11 +393,6 @@ class Server:
             fit = [b for b in fit if b.ejection.until <= now] or fit
         return balancer.choose(fit, now, caller=x.caller.protocol, strategy=x.strategy, panic=panic)
 
-    @property
-    def stays(self) -> bool:
-        """Whether any of its backends takes new work; what is in flight on the others goes on."""
-        return any(not backend.is_draining for backend in self.backends)
-
     def _let(self, x: Exchange, backend: Backend) -> Backend:
         """``backend``, unless a breaker keeps this request from it. Raises BridgeError("breaker_open") with the cause."""
         breaker = backend.breaker
@@ -426,9 +427,18 @@ class Server:
         """Whoever names a protocol wants to know when it is down, not wait for it."""
         return backend.protocol == forced and backend.state != "down"
 
+    def is_left(self, backend: Backend) -> bool:
+        """Whether sessions there go on elsewhere: it drains, or a breaker keeps calls from it while another one takes them."""
+        if backend.is_draining or not backend.may_refuse:
+            return backend.is_draining
+        now = time.monotonic()
+        others = (b for b in self.backends if b is not backend and not b.is_draining)
+        return backend.refusing(now) is not None and any(b.refusing(now) is None for b in others)
+
     def is_linked(self, x: Exchange) -> bool:
         """Whether the call is one of a session that is here, and goes where its link does."""
-        return x.session is not None and self.name in x.session.links and not x.roams
+        link = x.session.links.get(self.name) if x.session is not None and not x.roams else None
+        return link is not None and link.is_pinned
 
     def may_retry(self, x: Exchange, tried: set[Backend]) -> bool:
         """Whether another backend is left: a session's is where its link is; a second round's or a task's never is."""
@@ -437,6 +447,15 @@ class Server:
         if x.session is not None and self.is_linked(x):
             linked = x.session.links[self.name].backend
             return linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol)
+        return self._is_any_left(x, tried)
+
+    def may_stray(self, x: Exchange, tried: set[Backend]) -> bool:
+        """Whether a session's call, which failed where the session is, can be tried beside it at another backend."""
+        if not self.balancer.policy.fallback_enabled or not x.may_roam or continues(x) or is_about_task(x):
+            return False
+        return self.is_linked(x) and self._is_any_left(x, tried)
+
+    def _is_any_left(self, x: Exchange, tried: set[Backend]) -> bool:
         now = time.monotonic()
         left = (b for b in self.backends if b not in tried and not b.is_draining and x.force_protocol in (None, b.protocol))
         return any(b.refusing(now) is None for b in left)

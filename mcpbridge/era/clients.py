@@ -54,7 +54,8 @@ class ModernLink:
         self.session = session
         self.server = backend.server
         self.backend: Backend | None = backend
-        self._backend = backend
+        self.is_pinned = False  # every call stands alone
+        self._backend = backend  # of the listen
         self._client_info = _EMPTY
         self._version = negotiate(session.record.version)
         self._declared: Members = {}  # what the server may ask the client
@@ -113,12 +114,14 @@ class ModernLink:
     async def _send(self, x: Exchange, request: Request, reply: Reply) -> Response:
         """One request upstream on behalf of ``x``."""
         logs = self.session if self._level is not None else None
-        backend = self._backend
+        backend = x.backend or self._backend
+        if backend is not self._backend and await backend.era_for("modern", backend.pool.patience(x.deadline)) != "modern":
+            backend = self._backend
         try:
             return await backend.pool.ask_modern(self._stamp(request), reply, logs, x.deadline)
         except BridgeError as error:
-            if not error.sent and error.fault.blames == "backend":
-                await self._move(backend)  # the call is tried where the link is then
+            if not error.sent and error.fault.blames == "backend" and backend is self._backend:
+                await self._move(backend)  # the listen goes on there
             raise
 
     async def _move(self, lost: Backend) -> None:

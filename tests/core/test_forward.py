@@ -162,7 +162,7 @@ async def test_nothing_is_tried_after_the_deadline() -> None:
 
 async def test_a_conversation_has_no_other_backend() -> None:
     server, session = server_of(2), client()
-    session.links["s"] = type("L", (), {"backend": server.backends[1]})()
+    session.links["s"] = type("L", (), {"backend": server.backends[1], "is_pinned": True})()
     assert await tries(server, READ, BridgeError("connection_refused", sent=False), session=session) == 1
 
 

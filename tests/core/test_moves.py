@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from mcpbridge.bridge import Bridge, Way
+from mcpbridge.core.breaker import Breaker, Rules
 from mcpbridge.core.client_session import ClientSession
 from mcpbridge.core.exchange import Exchange, Reply
 from mcpbridge.core.link import Link
@@ -189,7 +191,69 @@ async def test_a_session_with_modern_servers_moves_likewise(bridge: Bridge) -> N
     link = session.links["s"] = ModernLink(session, server.backends[0])
     assert (await link.open(initialize())).error is None
     one.is_gone = True
+    for _ in range(20):
+        x = exchange(CALL, server, session)
+        assert (await run(bridge, x)).error is None
+        assert x.backend is server.backends[1]
+    assert link.backend is server.backends[1]
+
+
+async def test_a_call_that_may_run_twice_is_tried_beside_a_session_whose_backend_fails_it(bridge: Bridge) -> None:
+    one, other = Replica(), Replica()
+    server = two(bridge, one, other)
+    session = await begun(server)
+
+    async def nonsense(talk: Talk, request: m.Request, reply: Reply) -> m.Response:
+        raise BridgeError("bad_answer")
+
+    one.answer = nonsense
+    with pytest.raises(BridgeError, match="nonsense"):
+        await run(bridge, exchange(CALL, server, session))
+    assert not other.talks
+    x = exchange(m.request(8, "prompts/get", {"name": "p"}), server, session)
+    assert (await run(bridge, x)).error is None
+    assert (x.attempts, x.backend) == (2, server.backends[1])
+    assert other.talks[0].methods == ["initialize", "prompts/get"]
+    assert session.links["s"].backend is server.backends[0]
+
+
+async def test_what_a_conversation_remembers_is_never_tried_beside_it(bridge: Bridge) -> None:
+    one, other = Replica(), Replica()
+    server = two(bridge, one, other)
+    session = await begun(server)
+
+    async def nonsense(talk: Talk, request: m.Request, reply: Reply) -> m.Response:
+        raise BridgeError("bad_answer")
+
+    one.answer = nonsense
+    with pytest.raises(BridgeError, match="nonsense"):
+        await run(bridge, exchange(m.request(8, "tasks/get", {"taskId": "t"}), server, session))
+    assert not other.talks
+
+
+async def test_a_session_leaves_a_backend_that_a_breaker_keeps_calls_from(bridge: Bridge) -> None:
+    one, other = Replica(), Replica()
+    server = two(bridge, one, other)
+    session = await begun(server, LEVEL)
+    breaker = server.backends[0].breaker = Breaker(Rules(failures=1))
+    breaker.ended(breaker.begin(time.monotonic()), ok=False, now=time.monotonic())
     x = exchange(CALL, server, session)
     assert (await run(bridge, x)).error is None
-    assert x.backend is server.backends[1]
-    assert link.backend is server.backends[1]
+    assert x.attempts == 1
+    assert other.talks[0].methods == ["initialize", "logging/setLevel", "tools/call"]
+    assert session.links["s"].backend is x.backend is server.backends[1]
+    server.backends[1].breaker = breaker
+    with pytest.raises(BridgeError, match="circuit breaker open"):
+        await run(bridge, exchange(CALL, server, session))
+
+
+async def test_calls_of_a_session_with_modern_servers_go_where_balancing_sends_them(bridge: Bridge) -> None:
+    one, other = Modern(), Modern()
+    server = two(bridge, one, other, "http")
+    session = client()
+    link = session.links["s"] = ModernLink(session, server.backends[0])
+    assert (await link.open(initialize())).error is None
+    for _ in range(40):
+        assert (await run(bridge, exchange(CALL, server, session))).error is None
+    assert all("tools/call" in [method for talk in each.talks for method in talk.methods] for each in (one, other))
+    assert link.backend is server.backends[0]

@@ -324,25 +324,28 @@ class Listener:
                 return
 
 
+URLS = {"websocket": "ws://{}/ws", "sse": "sse://{}/sse", "tcp_binary": "tcp://{}"}
+
+
+def endpoint(over: str, address: str) -> Json:
+    """An endpoint of the configuration for a server at ``host:port``."""
+    return {"url": URLS.get(over, "http://{}/mcp").format(address), "protocol": over.removesuffix("-stream")}
+
+
 @contextlib.asynccontextmanager
-async def serving(over: str, era: str, folder: Path) -> AsyncIterator[Json]:
-    """A server, as an endpoint of the configuration: its url, or its command over stdio."""
-    if over == "stdio":
-        yield {"command": sys.executable, "args": [__file__, era, str(folder)]}
-        return
+async def listening(over: str, mind: Mind, port: int = 0) -> AsyncIterator[str]:
+    """A server in this process; gives its ``host:port``."""
     tasks: set[asyncio.Task[None]] = set()
-    listener = Listener(over, Mind(era, folder))
+    listener = Listener(over, mind)
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(listener(reader, writer))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=1 << 20)
-    port = server.sockets[0].getsockname()[1]
-    url = {"websocket": "ws://127.0.0.1:{}/ws", "sse": "sse://127.0.0.1:{}/sse", "tcp_binary": "tcp://127.0.0.1:{}"}
+    server = await asyncio.start_server(connected, "127.0.0.1", port, limit=1 << 20)
     try:
-        yield {"url": url.get(over, "http://127.0.0.1:{}/mcp").format(port), "protocol": over.removesuffix("-stream")}
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
         for task in list(tasks):
@@ -350,9 +353,18 @@ async def serving(over: str, era: str, folder: Path) -> AsyncIterator[Json]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def over_stdio(era: str, folder: Path) -> None:
+@contextlib.asynccontextmanager
+async def serving(over: str, era: str, folder: Path) -> AsyncIterator[Json]:
+    """A server, as an endpoint of the configuration: its url, or its command over stdio."""
+    if over == "stdio":
+        yield {"command": sys.executable, "args": [__file__, era, str(folder)]}
+        return
+    async with listening(over, Mind(era, folder)) as address:
+        yield endpoint(over, address)
+
+
+def over_stdio(mind: Mind) -> None:
     """Serve stdin and stdout until a fault ends it, or our client does."""
-    mind = Mind(era, folder)
 
     def say(data: bytes) -> None:
         sys.stdout.buffer.write(data)
@@ -375,4 +387,4 @@ def over_stdio(era: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    over_stdio(sys.argv[1], Path(sys.argv[2]))
+    over_stdio(Mind(sys.argv[1], Path(sys.argv[2])))
