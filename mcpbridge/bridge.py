@@ -105,6 +105,7 @@ class Bridge:
         self.draining = asyncio.Event()
         self._prefixes: dict[str, bool] = {}
         self._parts: list[Part] = []
+        self.on_arranged: Callable[[], None] | None = None  # told when clients are shown other servers
         self._endpoints: list[Endpoint] = []
         self._checks: Checks | None = None
         self._watching: dict[Backend, asyncio.Task[None]] = {}
@@ -275,6 +276,13 @@ class Bridge:
         if backend in self._retiring:
             await asyncio.wait([self._retiring[backend]])
 
+    @property
+    def alone(self) -> Server | None:
+        """The server that clients may be shown as it is: the only one, and its names without a prefix."""
+        if len(self.servers) != 1 or any(self._prefixes.values()):
+            return None
+        return next(iter(self.servers.values()))
+
     def arrange(self, prefixes: Mapping[str, bool]) -> None:
         """Show the servers in this order, with or without a prefix; others come behind, as they were. Clients hear of it."""
         before = set(self._parts)
@@ -286,6 +294,8 @@ class Bridge:
         if parts == self._parts:
             return
         self._parts = parts
+        if self.on_arranged is not None:
+            self.on_arranged()
         for endpoint in self._endpoints:
             endpoint.change(self._parts)
         fresh = [part.server for part in self._parts if part not in before]

@@ -19,10 +19,10 @@ from mcpbridge.bridge import Bridge
 from mcpbridge.config.gateway import GatewayConfig
 from mcpbridge.config.kinds import is_loopback
 from mcpbridge.core.server import Server
+from mcpbridge.errors import BridgeError
 from mcpbridge.execute import Execute
 from mcpbridge.observe.snapshot import Frontend
 from mcpbridge.policies.hosts import LOOPBACK, HostRules, host_rules, refusal
-from mcpbridge.providers import is_alone
 from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.http.outcome import refusal_of
 from mcpbridge.transports.http1.server import HttpRequest, Responder
@@ -123,18 +123,29 @@ class Faces:
         self._sse_paths = (config.server.protocols.sse.path, "/sse")
         self.sse: SseFrontend | None = None
         self._local = host_rules(LOOPBACK, config.server.allowed_origins)
-        self._is_alone = is_alone(config) and config.routing.prefix != "always"
-        self._all: Server | tuple[Server, ...] = ()
-        self.arrange()
+        self._all: Server | tuple[Server, ...] = bridge.alone or tuple(bridge.servers.values())
+        self._bridge = bridge
+        bridge.on_arranged = self._see
 
-    def arrange(self) -> None:
-        """There may be other servers than before."""
-        servers = tuple(self._servers.values())
-        self._all = servers[0] if self._is_alone and servers else servers
+    def change(self, config: GatewayConfig) -> None:
+        """Other names and origins are let in from now on."""
+        self._rules = public_rules(config)
+        self._local = host_rules(LOOPBACK, config.server.allowed_origins)
+        self._accepted.clear()
+
+    def _see(self) -> None:
+        """The servers are others. Clients that have seen several stay at an endpoint of many, though one is left."""
+        alone = self._bridge.alone if isinstance(self._all, Server) else None
+        self._all = alone or tuple(self._servers.values())
 
     def target_of(self, name: str | None) -> Server | tuple[Server, ...]:
-        """The server of a name, or everything."""
-        return self._all if name is None else self._servers[name]
+        """The server of a name, or everything. Raises BridgeError for a server that is not there any more."""
+        if name is None:
+            return self._all
+        server = self._servers.get(name)
+        if server is None:
+            raise BridgeError("method_not_found", f"there is no server {name!r} any more", sent=False)
+        return server
 
     async def public(self, request: HttpRequest, responder: Responder) -> None:
         names = (request.headers.get("host"), request.headers.get("origin"))

@@ -138,7 +138,7 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
         client = DuplexClient(
             connection,
             bridge.front(policies, bridge.endpoint()),
-            target,
+            lambda: target,
             bridge.spawn,
             protocol="stdio",
             deadline=config.local.request_timeout,

@@ -94,7 +94,7 @@ class DuplexClient:
         self,
         connection: Connection,
         front: Handler,
-        target: Server | tuple[Server, ...],
+        target: Callable[[], Server | tuple[Server, ...]],
         spawn: Spawn,
         *,
         protocol: str,
@@ -288,7 +288,7 @@ class DuplexClient:
         caller = Caller(self._protocol, era, self._address, headers, self._principal, connection=self)
         deadline = Deadline(self._deadline, read)
         session = self._session if era == "legacy" else None
-        return Exchange(message, view_of(message, era), caller, reply, deadline, self._target, session)
+        return Exchange(message, view_of(message, era), caller, reply, deadline, self._target(), session)
 
 
 class _DuplexReply:

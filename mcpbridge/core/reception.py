@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 
 from mcpbridge.core.client_session import ClientSessions
@@ -21,7 +22,8 @@ from mcpbridge.core.tasks import Spawn
 
 _NOBODY = NoReply()
 TargetOf = Callable[[str | None], Server | tuple[Server, ...]]
-"""What an arrival's ``server`` means; listeners have refused names that nobody has."""
+"""What an arrival's ``server`` means now. Raises BridgeError for a name that nobody has any more; listeners have refused those
+that nobody had."""
 
 
 class Reception:
@@ -78,7 +80,7 @@ class Reception:
         client = DuplexClient(
             connection,
             self._front,
-            self._target_of(arrival.server),
+            partial(self._target_of, arrival.server),
             self._spawn,
             protocol=arrival.protocol,
             deadline=self._deadline,

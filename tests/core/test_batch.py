@@ -57,7 +57,7 @@ class World:
         self.pipe, self.server = Pipe(), server
         target = scripted.add(bridge, server, prefix=False)
         front = bridge.front([anonymous(), sessions(bridge.sessions, lambda _record: "id")], bridge.endpoint())
-        self.client = DuplexClient(self.pipe, front, target, bridge.spawn, protocol="stdio", deadline=WAIT)
+        self.client = DuplexClient(self.pipe, front, lambda: target, bridge.spawn, protocol="stdio", deadline=WAIT)
         self.client.start()
 
     def says(self, *messages: Any) -> None:

@@ -29,7 +29,7 @@ class World:
         self.newest: Exchange | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.gates: dict[str, asyncio.Event] = {}
-        self.client = DuplexClient(self.pipe, self.front, (), self.spawn, protocol="stdio", deadline=WAIT, limit=limit)
+        self.client = DuplexClient(self.pipe, self.front, tuple, self.spawn, protocol="stdio", deadline=WAIT, limit=limit)
         self.client.start()
 
     def spawn(self, work: Any) -> asyncio.Task[None]:

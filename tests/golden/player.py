@@ -116,7 +116,7 @@ def start_world(bridge: Bridge, names: list[str], *, single: bool, prefix: bool 
     )
     target = bridge.servers[names[0]] if single else tuple(bridge.servers.values())
     client = Pipe()
-    DuplexClient(client, front, target, bridge.spawn, protocol="stdio", deadline=WAIT).start()
+    DuplexClient(client, front, lambda: target, bridge.spawn, protocol="stdio", deadline=WAIT).start()
     return World(bridge, client, pipes)
 
 
