@@ -18,12 +18,14 @@ from mcpbridge.bridge import Bridge, refusing_while
 from mcpbridge.config.gateway import GatewayConfig
 from mcpbridge.config.kinds import is_loopback
 from mcpbridge.config.load import Loaded
+from mcpbridge.config.problems import ConfigError
 from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import variables
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.core.balance.policy import Balancing
 from mcpbridge.core.breaker import Rules
 from mcpbridge.core.checks import Checks
+from mcpbridge.core.exchange import Principal
 from mcpbridge.core.reception import Reception
 from mcpbridge.core.session import Session
 from mcpbridge.detection import Detection
@@ -35,7 +37,7 @@ from mcpbridge.foresight import Foresight
 from mcpbridge.listeners import Listeners
 from mcpbridge.observe.log import configure, log
 from mcpbridge.observe.metrics import Registry
-from mcpbridge.observe.snapshot import PROTOCOL_NAMES, ConfigStatus, Event, Snapshot, timestamp
+from mcpbridge.observe.snapshot import PROTOCOL_NAMES, Event, Snapshot, timestamp
 from mcpbridge.operation import Operation
 from mcpbridge.policies.access_log import access_log
 from mcpbridge.policies.auth import StaticToken, Verify, authenticate, bearer
@@ -43,7 +45,8 @@ from mcpbridge.policies.authorize import authorize
 from mcpbridge.policies.jwt import JwtKeys
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
-from mcpbridge.providers import discovery_of, has_prefix
+from mcpbridge.providers import discovery_of, has_prefix, reconfigure
+from mcpbridge.reload import Load, Reload
 from mcpbridge.seal import Sealer, derive_key, random_secret
 from mcpbridge.self_checks import SelfChecks, touch
 from mcpbridge.status import Status
@@ -53,7 +56,7 @@ from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.sse.dial import Comeback
 from mcpbridge.transports.stdio.launch import withhold
 from mcpbridge.watchdog import Watchdog
-from mcpbridge.wiring import Changes, Reach, first_of, is_open, on_signals, raise_fd_limit, run, through_proxy
+from mcpbridge.wiring import Changes, Reach, first_of, is_open, on_hangup, on_signals, raise_fd_limit, run, through_proxy
 
 _log = log("gateway")
 SNAPSHOT_AGE = 1.0  # seconds a snapshot is served before a new one is made (contract http.status)
@@ -61,22 +64,24 @@ FIRST_LOOK = 5.0  # seconds that a start waits for servers to be found
 LIST_WAIT = 2.0  # seconds a server may delay a list; less than a router's own 3, which asks us
 
 
-def main(loaded: Loaded[GatewayConfig]) -> int:
-    """Serve until SIGTERM; the exit status: 0 when everything in flight was finished, 143 when it was cut off."""
+def main(loaded: Loaded[GatewayConfig], load: Load) -> int:
+    """Serve until SIGTERM; the exit status: 0 when everything in flight was finished, 143 when it was cut off. ``load`` reads
+    the configuration again."""
     config = loaded.config
     configure(config.logging.level, config.logging.format)
     for warning in loaded.warnings:
         _log.warn(str(warning))
-    withhold(_secrets(config), (*variables(GatewayConfig), *(endpoint.token_env for endpoint in _endpoints(config))))
+    _withhold(config)
     raise_fd_limit(2 * config.server.max_connections + 256)
-    return run(lambda: Gateway(loaded).serve())
+    return run(lambda: Gateway(loaded, load).serve())
 
 
 class Gateway:
     """One gateway process."""
 
-    def __init__(self, loaded: Loaded[GatewayConfig]) -> None:
+    def __init__(self, loaded: Loaded[GatewayConfig], load: Load) -> None:
         self._loaded = loaded
+        self._load = load
         self._config = loaded.config
         self._registry = Registry()
         self._status = Status(self._registry)
@@ -84,7 +89,8 @@ class Gateway:
         self._ready = False
         self._listeners: Listeners
         self._discovery: Discovery[Changes]
-        self._faces: Faces | None = None
+        self._reload: Reload
+        self._sign_in: Verify | None = None
         self._self_checks: SelfChecks | None = None
 
     async def serve(self) -> int:
@@ -101,6 +107,7 @@ class Gateway:
                     return
 
         on_signals(signalled)
+        on_hangup(lambda: self._reload.request("SIGHUP") if self._ready else None)
         store = MemoryStore(
             idle_timeout=min(config.sessions.ttl, config.sessions.max_idle),
             max_total=config.sessions.max_total,
@@ -135,7 +142,8 @@ class Gateway:
                 bridge.spawn(balance.follow(config.load_balancing.rebalance_interval))
             reach = self._reaching(bridge)
             await self._discover(bridge, reach)
-            verify = self._verify()
+            self._sign_in = self._verify()
+            verify = self._as_configured if self._sign_in is not None else None
             events = MemoryEvents(max_bytes=config.sessions.event_log_max_bytes, max_age=config.sessions.max_idle)
             execute = Execute(bridge.spawn, deadline=config.routing.request_timeout)
             endpoint = bridge.endpoint()
@@ -152,7 +160,14 @@ class Gateway:
                 endpoint,
             )
             execute.front = front
-            operation = Operation(bridge)
+            self._reload = Reload(
+                self._loaded,
+                self._load,
+                lambda loaded: self._apply(loaded, bridge, faces),
+                self._registry,
+                lambda event: self._tell(bridge, event),
+            )
+            strict = {**self._detection.actions(), **Operation(bridge).actions(), **self._reload.actions()}
             app = App(
                 lambda: self._snapshot(bridge, store.kind),
                 self._registry,
@@ -160,12 +175,12 @@ class Gateway:
                 read_access=config.admin.read_access,
                 rules=public_rules(config),
                 metrics_path=config.metrics.path if config.metrics.enabled else None,
-                actions={**self._detection.actions(), **balance.actions(), **operation.actions()},
-                strict=(*self._detection.actions(), *operation.actions(), "PUT /load-balancer/weights"),
+                actions={**balance.actions(), **strict},
+                strict=(*strict, "PUT /load-balancer/weights"),
                 also=config.server.health_checks.paths,
             )
             mcp = HttpFrontend(front, bridge.draining, events.open, deadline=config.routing.request_timeout)
-            faces = self._faces = Faces(config, bridge, app, mcp, execute)
+            faces = Faces(config, bridge, app, mcp, execute)
             reception = Reception(
                 front,
                 bridge.spawn,
@@ -180,6 +195,7 @@ class Gateway:
             self._watch(bridge)
             self._foresee(bridge)
             bridge.spawn(Watchdog(self._registry, bridge.events.append).follow())
+            bridge.spawn(self._reload.follow())
             self._ready = True
             health = await self._listeners.open_health(lambda: self._snapshot(bridge, store.kind))
             if health is not None:
@@ -198,6 +214,30 @@ class Gateway:
             await management.close()
         await reach.close()  # after the bridge, which ends the servers' sessions over these connections
         return 0 if is_clean else status
+
+    def _apply(self, loaded: Loaded[GatewayConfig], bridge: Bridge, faces: Faces) -> Changes:
+        """Make another configuration count, as far as it can without a start. Raises ConfigError; nothing has changed then."""
+        config = loaded.config
+        before, self._config = self._config, config
+        try:
+            changes = reconfigure(self._discovery, before, loaded)
+        except ConfigError:
+            self._config = before
+            raise
+        configure(config.logging.level, config.logging.format)
+        _withhold(config)
+        bridge.balancing.change(_balancing(config))
+        faces.change(config)
+        self._listeners.renew(config.server.tls)
+        if self._sign_in is not None:
+            self._sign_in = self._verify() or self._sign_in
+        self._changed()
+        return changes
+
+    def _as_configured(self, header: str | None) -> Principal:
+        """Sign-in as it is configured now."""
+        assert self._sign_in is not None
+        return self._sign_in(header)
 
     # Wiring
 
@@ -228,8 +268,6 @@ class Gateway:
 
         def apply(specs: list[ServerSpec]) -> Changes:
             changes = reach.apply(specs, prefix=has_prefix(self._config))
-            if self._faces is not None:
-                self._faces.arrange()
             for verb, names in changes._asdict().items():
                 for name in names:
                     bridge.events.append(Event(timestamp(time.time()), "info", "server", f"{name}: {verb}", None, name))
@@ -302,6 +340,10 @@ class Gateway:
             return [derive_key(config.auth.jwt.secret.encode(), "seal")]
         return [random_secret()]
 
+    def _tell(self, bridge: Bridge, event: Event) -> None:
+        bridge.events.append(event)
+        self._changed()
+
     def _changed(self) -> None:
         """Something was changed from outside: the next reader sees it."""
         self._last = None
@@ -310,13 +352,12 @@ class Gateway:
         now = time.monotonic()
         if self._last is None or now - self._last[0] >= SNAPSHOT_AGE:
             listeners = self._listeners
-            config = ConfigStatus(self._loaded.path, timestamp(bridge.started), None)
             snapshot = self._status.snapshot(
                 bridge,
                 listeners.frontends.told(listening=not bridge.draining.is_set()),
                 store=store,
                 ready=self._ready,
-                config=config,
+                config=self._reload.status(),
                 not_after=listeners.not_after,
                 detection=self._detection.snapshot(),
                 discovery=self._discovery.told(),
@@ -330,6 +371,11 @@ class Gateway:
                 for state, value in {"active": active, "idle": 0, "draining": 0, rest: total - active}.items():
                     self._registry.set("mcp_gateway_connections_total", float(value), protocol=protocol, state=state)
         return self._last[1]
+
+
+def _withhold(config: GatewayConfig) -> None:
+    """Children learn none of our secrets and settings."""
+    withhold(_secrets(config), (*variables(GatewayConfig), *(endpoint.token_env for endpoint in _endpoints(config))))
 
 
 def _secrets(config: GatewayConfig) -> list[str]:

@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Callable
 
 from mcpbridge.admin.views import is_ready
-from mcpbridge.config.gateway import GatewayConfig
+from mcpbridge.config.gateway import GatewayConfig, Tls
 from mcpbridge.config.kinds import split_host_port
 from mcpbridge.config.load import Loaded
 from mcpbridge.config.problems import EX_CANTCREAT, EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, ConfigError, Problem
@@ -221,6 +221,16 @@ class Listeners:
     def _explicit(self) -> set[str]:
         return {key for key, origin in self._loaded.origins.items() if origin.kind != "default"}
 
+    def renew(self, tls: Tls) -> None:
+        """Show the certificate of these files to whoever connects from now on. They have been checked."""
+        if self._context is not None:
+            self._context.load_cert_chain(tls.cert_file, tls.key_file)
+            self._until(tls.cert_file)
+
+    def _until(self, cert_file: str) -> None:
+        self.not_after = certificate_end(cert_file)
+        self._registry.set("mcp_gateway_tls_cert_not_after_seconds", self.not_after)
+
     def _tls(self) -> ssl.SSLContext:
         """The TLS of every listener, loaded once."""
         if self._context is None:
@@ -231,6 +241,5 @@ class Listeners:
             if tls.client_auth != "none":
                 context.load_verify_locations(tls.ca_file)
                 context.verify_mode = ssl.CERT_REQUIRED if tls.client_auth == "require" else ssl.CERT_OPTIONAL
-            self.not_after = certificate_end(tls.cert_file)
-            self._registry.set("mcp_gateway_tls_cert_not_after_seconds", self.not_after)
+            self._until(tls.cert_file)
         return self._context

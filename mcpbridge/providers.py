@@ -1,16 +1,18 @@
 """Discovery as the gateway's configuration wants it: which providers there are, and what of their findings is used.
 
     discovery = discovery_of(loaded, reach.apply, bridge.spawn)
-    discovery.restart(static_of(config), providers_of(loaded), **terms_of(config))       another configuration
+    reconfigure(discovery, before, loaded)                                               another configuration
 
 Source: contract section 3.1 (``discovery.*``, ``backends.*.auto_discovery``, ``backends.stdio.socket_*``).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TypedDict, TypeVar
 
+from mcpbridge.config.changes import changed_keys
 from mcpbridge.config.gateway import GatewayConfig
 from mcpbridge.config.load import Loaded
 from mcpbridge.config.problems import ConfigError, Place, Problem
@@ -21,10 +23,11 @@ from mcpbridge.discovery.consul import Consul
 from mcpbridge.discovery.kubernetes import Kubernetes
 from mcpbridge.discovery.sockets import Sockets
 from mcpbridge.observe.log import log
-from mcpbridge.wiring import client_tls
+from mcpbridge.wiring import Changes, client_tls
 
 T = TypeVar("T")
 _log = log("discovery")
+_PROVIDER = re.compile(r"discovery\.(?!providers\.static\.)|backends\.\w+\.(enabled|auto_discovery|socket_)")
 
 
 class Terms(TypedDict):
@@ -38,6 +41,23 @@ class Terms(TypedDict):
 def discovery_of(loaded: Loaded[GatewayConfig], apply: Callable[[list[ServerSpec]], T], spawn: Spawn) -> Discovery[T]:
     """Discovery of this configuration. Raises ConfigError."""
     return Discovery(static_of(loaded.config), providers_of(loaded), apply, spawn, **terms_of(loaded.config))
+
+
+def reconfigure(discovery: Discovery[Changes], before: GatewayConfig, after: Loaded[GatewayConfig]) -> Changes:
+    """Another configuration counts: providers begin anew only when theirs is another. Raises ConfigError; nothing has changed
+    then."""
+    providers = providers_of(after)
+    static = discovery.static
+    try:
+        changes = discovery.restate(static_of(after.config))
+    except ConfigError:
+        discovery.static = static
+        raise
+    keys = changed_keys(before, after.config)
+    if any(_PROVIDER.match(key) for key in keys):
+        more = discovery.restart(discovery.static, providers, **terms_of(after.config))
+        changes = Changes(*(one + other for one, other in zip(changes, more, strict=True)))
+    return changes
 
 
 def static_of(config: GatewayConfig) -> list[ServerSpec]:

@@ -204,7 +204,7 @@ class Reach:
             )
         for end, endpoint in zip(ends, spec.endpoints, strict=True):
             if end.backend is not None and end.spec.weight != endpoint.weight:
-                end.backend.weight = endpoint.weight
+                end.backend.weight = end.backend.configured_weight = endpoint.weight
             end.spec = endpoint
         self._let_go([end for end in served.ends if end not in ends])
         self._keep(spec, server, ends)
@@ -477,6 +477,12 @@ def on_signals(stop: Callable[[int], None]) -> None:
             loop.add_signal_handler(number, stop, status)
         except NotImplementedError:  # Windows loops have no signal handlers
             signal.signal(number, lambda *_args, status=status: loop.call_soon_threadsafe(stop, status))
+
+
+def on_hangup(reload: Callable[[], None]) -> None:
+    """Call ``reload`` on SIGHUP, where there is such a signal."""
+    if sys.platform != "win32":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
 
 def raise_fd_limit(needed: int) -> None:

@@ -29,6 +29,8 @@ ATTIC = (
     "self_checks",
     "watchdog",
     "operation",
+    "reload",
+    "file_watch",
     "gateways",
     "providers",
     "status",

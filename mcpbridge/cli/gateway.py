@@ -6,13 +6,17 @@ Source: contract section 1.1 (``cli.gateway.*``, ``cli.server``).
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from mcpbridge.cli.complaints import complain, is_terminal
 from mcpbridge.cli.parsing import Parser
 from mcpbridge.cli.servers import named_servers
-from mcpbridge.config.load import Flags, load_gateway
+from mcpbridge.config.load import Flags, Loaded, load_gateway
 from mcpbridge.config.problems import ConfigError
 from mcpbridge.errors import BridgeError
+
+if TYPE_CHECKING:
+    from mcpbridge.config.gateway import GatewayConfig
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -35,8 +39,12 @@ def run(name: str, arguments: list[str]) -> int:
     options = parser.parse(arguments)
     values = {"logging.level": options.log_level} if options.log_level else {}
     flags = Flags(values, named_servers(parser, options.server))
+
+    def load() -> Loaded[GatewayConfig]:
+        return load_gateway(options.config, os.environ, flags)
+
     try:
-        loaded = load_gateway(options.config, os.environ, flags)
+        loaded = load()
         from mcpbridge.config.gateway import start_problems
 
         if problems := start_problems(loaded.config, loaded.places):
@@ -51,6 +59,6 @@ def run(name: str, arguments: list[str]) -> int:
     from mcpbridge.gateway import main as serve
 
     try:
-        return serve(loaded)
+        return serve(loaded, load)
     except (BridgeError, ConfigError) as error:
         return complain(program, error, json_lines=not is_terminal())

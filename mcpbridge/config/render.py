@@ -13,14 +13,14 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from mcpbridge.config.load import C, Loaded, Program, client_servers_field
-from mcpbridge.config.rows import Field, Row, Section, fields_of
+from mcpbridge.config.rows import Field, Row, Section, at, fields_of
 from mcpbridge.config.sections import EndpointSpec
 from mcpbridge.observe.redact import redact
 
 
 def values_of(config: Section, fields: Mapping[str, Field]) -> dict[str, Any]:
     """Key -> printable value; a secret is ``<set, N chars>``."""
-    return {key: _printable(_at(config, key), entry.row) for key, entry in fields.items()}
+    return {key: _printable(at(config, key), entry.row) for key, entry in fields.items()}
 
 
 def show(loaded: Loaded[C], program: Program[C], *, origin: bool = False) -> str:
@@ -91,17 +91,6 @@ def _list_schema(item: type[Section], also: type[Section] | None) -> dict[str, A
     return {"type": "array", "items": items | ({"required": required} if required else {})}
 
 
-def _at(config: Section, key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        for field in msgspec.structs.fields(value):
-            row = next((note for note in getattr(field.type, "__metadata__", ()) if isinstance(note, Row)), None)
-            if name == ((row.key if row else "") or field.name):
-                value = getattr(value, field.name)
-                break
-    return value
-
-
 def _printable(value: Any, row: Row) -> Any:
     if row.secret:
         if isinstance(value, tuple):
@@ -120,7 +109,7 @@ def _printable(value: Any, row: Row) -> Any:
 def _item(entry: Section, item: type[Section]) -> dict[str, Any]:
     shown = {}
     for field in fields_of(item):
-        value = _at(entry, field.key)
+        value = at(entry, field.key)
         if value != field.default:
             shown[field.key] = _printable(value, field.row)
     return shown

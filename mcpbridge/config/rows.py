@@ -101,3 +101,15 @@ def build(section: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
         elif prefix + key in values:
             arguments[name] = values[prefix + key]
     return section(**arguments)
+
+
+def at(config: Section, key: str) -> Any:
+    """The value of a full key."""
+    value: Any = config
+    for name in key.split("."):
+        for field in msgspec.structs.fields(value):
+            row = next((note for note in getattr(field.type, "__metadata__", ()) if isinstance(note, Row)), None)
+            if name == ((row.key if row else "") or field.name):
+                value = getattr(value, field.name)
+                break
+    return value

@@ -161,6 +161,13 @@ def _rows() -> Iterable[Metric]:
         start=((),),
     )
     yield Metric(
+        "mcp_gateway_config_last_reload_successful",
+        "gauge",
+        {},
+        "Whether the newest load of the configuration succeeded.",
+        merge="min",
+    )
+    yield Metric(
         "mcp_gateway_tls_cert_not_after_seconds",
         "gauge",
         {},

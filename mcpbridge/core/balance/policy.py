@@ -68,6 +68,15 @@ class Balancing:
         """Its place in the order of preference; those not named come last."""
         return self.preference.index(protocol) if protocol in self.preference else len(self.preference)
 
+    def change(self, other: Balancing) -> None:
+        """Another configuration counts. Weights that somebody set meanwhile stay while the configured ones do."""
+        self.strategy, self.endpoint_strategy, self.preference = other.strategy, other.endpoint_strategy, other.preference
+        self.health_aware, self.fallback_enabled = other.health_aware, other.fallback_enabled
+        self.panic_threshold = other.panic_threshold
+        if self.defaults != other.defaults:
+            self.defaults = dict(other.defaults)
+            self.reset()
+
     def reset(self) -> None:
         """Back to the configuration."""
         self.weights = dict(self.defaults)
