@@ -45,6 +45,7 @@ from mcpbridge.policies.authorize import authorize
 from mcpbridge.policies.jwt import JwtKeys
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
+from mcpbridge.process import first_of, on_hangup, on_signals, raise_fd_limit, run
 from mcpbridge.providers import discovery_of, has_prefix, reconfigure
 from mcpbridge.reload import Load, Reload
 from mcpbridge.seal import Sealer, derive_key, random_secret
@@ -56,7 +57,7 @@ from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.sse.dial import Comeback
 from mcpbridge.transports.stdio.launch import withhold
 from mcpbridge.watchdog import Watchdog
-from mcpbridge.wiring import Changes, Reach, first_of, is_open, on_hangup, on_signals, raise_fd_limit, run, through_proxy
+from mcpbridge.wiring import Changes, Reach, is_open, through_proxy
 
 _log = log("gateway")
 SNAPSHOT_AGE = 1.0  # seconds a snapshot is served before a new one is made (contract http.status)

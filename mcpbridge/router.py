@@ -41,6 +41,7 @@ from mcpbridge.observe.metrics import Registry
 from mcpbridge.policies.rate_limit import rate_limit
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
+from mcpbridge.process import first_of, on_signals, run
 from mcpbridge.status import Status
 from mcpbridge.stores.known import Known, identity
 from mcpbridge.stores.memory import MemoryStore
@@ -49,7 +50,7 @@ from mcpbridge.transports.stdio.standard import open_standard
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members
 from mcpbridge.wire.message import Request, Response
-from mcpbridge.wiring import Reach, first_of, is_open, on_signals, run, through_proxy
+from mcpbridge.wiring import Reach, is_open, through_proxy
 
 _log = log("router")
 INITIALIZE_WAIT = 3.0  # seconds an unknown server may delay initialize and lists

@@ -1,18 +1,15 @@
-"""What router and gateway wire alike: a configured server becomes backends with a way to reach each; the process around it.
+"""What router and gateway wire alike: a configured server becomes backends with a way to reach each.
 
 Source: architecture section 1 (one engine, two wirings); contract sections 1.1 and 3.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import socket
 import ssl
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -37,7 +34,6 @@ from mcpbridge.transports.http1.pool import HttpPool
 from mcpbridge.transports.proxy import Route
 from mcpbridge.transports.sse.dial import COMEBACK, Comeback
 from mcpbridge.transports.sse.dial import dial as dial_sse
-from mcpbridge.transports.stdio import guard
 from mcpbridge.transports.stdio.dial import dial as dial_stdio
 from mcpbridge.transports.stdio.pipe import dial as dial_pipe
 from mcpbridge.transports.stdio.socket import dial as dial_socket
@@ -443,60 +439,3 @@ def _headers(endpoint: EndpointSpec) -> Mapping[str, str]:
 def _authorization(endpoint: EndpointSpec) -> str | None:
     """What signs in where there are no headers."""
     return next((value for name, value in _headers(endpoint).items() if name.lower() == "authorization"), None)
-
-
-def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Run an async main on uvloop where it exists; its exit status. Ctrl-C before the main listens is 130."""
-
-    async def guarded() -> int:
-        try:
-            return await main()
-        finally:
-            await guard.close()
-
-    try:
-        if sys.platform == "win32":
-            return asyncio.run(guarded())
-        import uvloop
-
-        return uvloop.run(guarded())
-    except KeyboardInterrupt:
-        return 130
-
-
-async def first_of(*futures: asyncio.Future[Any]) -> None:
-    """Wait until one of the futures is done; none is cancelled."""
-    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-
-
-def on_signals(stop: Callable[[int], None]) -> None:
-    """Call ``stop(exit status)`` on SIGTERM (143) and SIGINT (130)."""
-    loop = asyncio.get_running_loop()
-    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        try:
-            loop.add_signal_handler(number, stop, status)
-        except NotImplementedError:  # Windows loops have no signal handlers
-            signal.signal(number, lambda *_args, status=status: loop.call_soon_threadsafe(stop, status))
-
-
-def on_hangup(reload: Callable[[], None]) -> None:
-    """Call ``reload`` on SIGHUP, where there is such a signal."""
-    if sys.platform != "win32":
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-
-
-def raise_fd_limit(needed: int) -> None:
-    """Raise the soft limit of open files to the hard one; warn when even that is below ``needed`` (contract cli.ulimit)."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    if soft < needed:
-        _log.warn(
-            f"at most {soft} files may be open; {needed} are needed for the configured connections", limit=soft, needed=needed
-        )

@@ -30,6 +30,7 @@ ATTIC = (
     "watchdog",
     "operation",
     "reload",
+    "process",
     "file_watch",
     "gateways",
     "providers",
@@ -56,7 +57,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
 OWNERS: dict[str, tuple[str, ...]] = {
     "httptools": ("wire.http1",),
     "jiter": ("wire",),
-    "uvloop": (*WIRINGS, "wiring"),
+    "uvloop": (*WIRINGS, "process"),
     "cryptography": ("seal", "secrets"),
     "websockets": ("transports.websocket",),
     "aiohttp": ("outbound",),

@@ -22,7 +22,7 @@ from mcpbridge.cli.target import add_reach, server_of, split, timeout_of
 from mcpbridge.errand import Errand, Failed, errand
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import configure
-from mcpbridge.wiring import run as run_loop
+from mcpbridge.process import run as run_loop
 
 Work = Callable[[Errand], Awaitable[int]]
 

@@ -14,7 +14,7 @@ from mcpbridge.config.kinds import parse_duration
 from mcpbridge.core.detect import Target, Verdict
 from mcpbridge.detection import shown
 from mcpbridge.observe.log import configure
-from mcpbridge.wiring import run as run_loop
+from mcpbridge.process import run as run_loop
 
 
 def run(name: str, arguments: list[str]) -> int:

@@ -28,7 +28,7 @@ from mcpbridge.config.servers import changed
 from mcpbridge.errand import errand
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import configure
-from mcpbridge.wiring import run as run_loop
+from mcpbridge.process import run as run_loop
 
 SCHEMA = "mcpbridge.test/v1"
 HTTP_PATHS = ("/mcp", "/")  # tried one after the other for an address without a path
