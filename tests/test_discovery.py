@@ -19,7 +19,7 @@ from tests.support.kubernetes_api import KubernetesApi
 from tests.support.peers import environment, free_port
 
 pytest.importorskip("kubernetes_asyncio")
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sockets")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="sockets")]
 ROOT = Path(__file__).resolve().parents[1]
 SOCKET_SERVER = ROOT / "tests/support/socket_server.py"
 

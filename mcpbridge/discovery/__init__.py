@@ -50,6 +50,7 @@ class Source:
     ) -> None:
         self.name = name
         self.servers: tuple[ServerSpec, ...] = () if before is None else before.servers
+        self.settled = self.servers  # those that are in use
         self.skipped: tuple[str, ...] = ()
         self.hidden: tuple[str, ...] = ()  # servers whose name another one has
         self.looked = asyncio.Event()  # it has found or failed for the first time
@@ -76,6 +77,8 @@ class Source:
             if self._empty_since is None:
                 self._empty_since = now
                 _log.warn("nothing is found any more; the servers are kept for now", provider=self.name, hold_s=EMPTY_HOLD)
+                if self.settled:
+                    self.servers = self.settled  # also those that went on the way to nothing
             if now - self._empty_since < EMPTY_HOLD:
                 return
         self._empty_since = None
@@ -170,7 +173,7 @@ class Discovery(Generic[T]):
                     await source.looked.wait()
         self._dirty.clear()
         self._spawn(self._follow())
-        return self._apply(self.servers())
+        return self._settle()
 
     def restart(
         self,
@@ -185,11 +188,16 @@ class Discovery(Generic[T]):
         self.static, self.providers, self.refresh_rate = tuple(static), tuple(providers), refresh_rate
         self.disabled, self.admits = tuple(disabled), admits
         self._watch()
-        return self._apply(self.servers())
+        return self._settle()
 
     def restate(self, static: Sequence[ServerSpec]) -> T:
         """The static servers are others."""
         self.static = tuple(static)
+        return self._settle()
+
+    def _settle(self) -> T:
+        for source in self.sources:
+            source.settled = source.servers
         return self._apply(self.servers())
 
     def _watch(self) -> None:
@@ -225,7 +233,7 @@ class Discovery(Generic[T]):
             await asyncio.sleep(self._debounce)
             self._dirty.clear()
             try:
-                self._apply(self.servers())
+                self._settle()
             except Exception as error:  # noqa: BLE001 - one list that cannot be used must not end the watch
                 _log.error("discovered servers could not be applied", error=repr(error), exc_info=True)
 

@@ -179,41 +179,46 @@ async def test_pages_of_a_list_are_put_together(tmp_path: Path) -> None:
             await found.shows(*(f"http://10.0.0.{number}:8081/mcp" for number in range(5)))
 
 
-@pytest.mark.parametrize("asked", ["list", "watch"])
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"<html>",
-        b"[" * 100_000,
-        b"{}",
-        b"[]",
-        b"7",
-        b"null",
-        b"\xff\xfe",
-        b"x" * 300_000,
-        b'{"type":"ADDED"}',
-        b'{"type":"ERROR","object":{"code":"x"}}',
-        b'{"type":"ADDED","object":{"metadata":{"namespace":7}}}',
-        b'{"items":{"a":1},"metadata":[]}',
-        b'{"items":[{"metadata":{"namespace":null}}],"metadata":{}}',
-        b'{"metadata":{"continue":"x"}}',
-    ],
-    ids=lambda raw: repr(raw[:40]),
+HOSTILE = (
+    b"<html>",
+    b"[" * 100_000,
+    b"{}",
+    b"[]",
+    b"7",
+    b"null",
+    b"\xff\xfe",
+    b"x" * 300_000,
+    b'{"type":"ADDED"}',
+    b'{"type":"ERROR","object":{"code":"x"}}',
+    b'{"type":"ADDED","object":{"metadata":{"namespace":7}}}',
+    b'{"items":{"a":1},"metadata":[]}',
+    b'{"items":[{"metadata":{"namespace":null}}],"metadata":{}}',
+    b'{"metadata":{"continue":"x"}}',
 )
-async def test_whatever_the_api_says_is_no_end_of_the_watch(tmp_path: Path, monkeypatch: Any, asked: str, raw: bytes) -> None:
+
+
+@pytest.mark.parametrize("asked", ["list", "watch"])
+async def test_whatever_the_api_says_is_no_end_of_the_watch(tmp_path: Path, monkeypatch: Any, asked: str) -> None:
     monkeypatch.setattr("mcpbridge.discovery.kubernetes.MAX_PAGE", 200_000)
     monkeypatch.setattr("mcpbridge.discovery.kubernetes.MAX_EVENT", 200_000)
     monkeypatch.setattr("mcpbridge.discovery.kubernetes.MAX_OBJECTS", 5)
-    async with KubernetesApi() as api:
-        api.put("services", service())
-        api.put("endpointslices", piece("10.0.0.7"))
-        api.raw = {asked: raw + b"\n"}
-        async with watching(api, tmp_path) as found:
-            await found.until(lambda: found.source.told().state in ("down", "degraded"))
-            assert len(found.source.told().last_error or "") < 300
-            api.raw = {}
-            await found.shows("http://10.0.0.7:8081/mcp")
-            await found.until(lambda: found.source.told().state == "ok")
+
+    async def hear(raw: bytes, folder: Path) -> None:
+        folder.mkdir()
+        async with KubernetesApi() as api:
+            api.put("services", service())
+            api.put("endpointslices", piece("10.0.0.7"))
+            api.raw = {asked: raw + b"\n"}
+            async with watching(api, folder) as found:
+                await found.until(lambda: found.source.told().state in ("down", "degraded"))
+                assert len(found.source.told().last_error or "") < 300
+                api.raw = {}
+                await found.shows("http://10.0.0.7:8081/mcp")
+                await found.until(lambda: found.source.told().state == "ok")
+
+    async with asyncio.TaskGroup() as group:
+        for number, raw in enumerate(HOSTILE):
+            group.create_task(hear(raw, tmp_path / str(number)), name=repr(raw[:40]))
 
 
 async def test_an_unreachable_cluster_is_down_and_said(tmp_path: Path) -> None:

@@ -120,6 +120,21 @@ async def test_many_changes_are_applied_once() -> None:
         task.cancel()
 
 
+async def test_servers_that_went_on_the_way_to_nothing_are_kept_too() -> None:
+    discovery, applied, tasks = discovery_of([], "x", debounce=0.2)
+    await discovery.start(0)
+    (x,) = discovery.sources
+    x.found([server("a"), server("b")])
+    assert await applied.get() == [] and await asyncio.wait_for(applied.get(), 5) == ["a", "b"]
+    x.found([server("b")])  # one event of many
+    x.found([])
+    assert await asyncio.wait_for(applied.get(), 5) == ["a", "b"]
+    x.found([server("c")])
+    assert await asyncio.wait_for(applied.get(), 5) == ["c"]
+    for task in tasks:
+        task.cancel()
+
+
 async def test_a_flapping_endpoint_changes_the_servers_once_per_debounce() -> None:
     discovery, applied, tasks = discovery_of([], "x", debounce=0.2)
     await discovery.start(0)

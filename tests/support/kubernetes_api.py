@@ -31,7 +31,8 @@ class KubernetesApi:
     """See the module. ``answer_with``: status of every list and watch instead of an answer; ``slow``: seconds before a list;
     ``raw``: the bytes that follow a 200 instead, by what is asked (list, watch); ``page``: most objects of one page."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        self._port = port
         self.version = 100
         self.oldest = 100  # versions below are gone
         self.answer_with = 0
@@ -59,12 +60,16 @@ class KubernetesApi:
                 app.router.add_get(path, partial(self._serve, kind=name))
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(self, *_: Any) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Nobody listens any more."""
         self.cut()
         await self._runner.cleanup()
 
