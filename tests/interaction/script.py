@@ -220,7 +220,8 @@ async def logging(client: Client) -> None:
 
 
 async def large(client: Client) -> None:
-    assert json.loads(await client.call("echo", {"payload": LARGE})) == LARGE
+    echoed = json.loads(await client.call("echo", {"payload": LARGE}))
+    assert echoed == LARGE, f"{len(echoed)} of {len(LARGE)} characters: {echoed.replace('x', '')[:80]!r}"
 
 
 STEPS: dict[str, Callable[[Client], Awaitable[None]]] = {

@@ -22,6 +22,7 @@ import websockets
 Json = dict[str, Any]
 LIMIT = 16 << 20
 HEADER = struct.Struct(">4sHHI")
+PARTING = 10.0  # seconds a client waits for the end of its output
 MODERN = "2026-07-28"
 LEGACY = "2025-11-25"
 
@@ -220,7 +221,10 @@ class Posts(Duplex):
 
 @asynccontextmanager
 async def open_command(command: str, *reading: str) -> AsyncIterator[Wire]:
-    """A client at the stdin and stdout of a shell command, or at those of two (``reading`` is the one it listens to)."""
+    """A client at the stdin and stdout of a shell command, or at those of two (``reading`` is the one it listens to).
+
+    It says that it is through and listens to the end: who comes next at a pair of pipes must not meet what is left of it.
+    """
     pipe = asyncio.subprocess.PIPE
     first = await asyncio.create_subprocess_shell(f"exec {command}", stdin=pipe, stdout=pipe, limit=LIMIT)
     processes = [first]
@@ -233,8 +237,9 @@ async def open_command(command: str, *reading: str) -> AsyncIterator[Wire]:
     try:
         yield wire
     finally:
-        listening.cancel()
         writer.close()
+        await asyncio.wait([listening], timeout=PARTING)
+        listening.cancel()
         for process in processes:
             with suppress(ProcessLookupError):
                 process.kill()
