@@ -15,7 +15,7 @@ from mcpbridge.bridge import Bridge
 from mcpbridge.config.kinds import is_loopback, split_host_port
 from mcpbridge.config.protocols import PROTOCOLS, protocol_of
 from mcpbridge.config.router import RouterConfig
-from mcpbridge.config.sections import EndpointSpec, ServerSpec
+from mcpbridge.config.sections import GATEWAY, EndpointSpec, ServerSpec
 from mcpbridge.core.backoff import Reconnect
 from mcpbridge.core.balance.policy import Balancing
 from mcpbridge.core.outage import Outage
@@ -35,7 +35,7 @@ def gateway_spec(config: RouterConfig) -> ServerSpec:
     token = gateway_token(config.gateway.auth) if config.gateway.auth.type == "bearer" else None
     headers = {"authorization": f"Bearer {token}"} if token else {}
     addresses = (gateway_address(config), *(gateway_address(config, url) for url in config.gateway.urls))
-    return ServerSpec(name="gateway", endpoints=tuple(EndpointSpec(url=url, headers=headers) for url in addresses))
+    return ServerSpec(name=GATEWAY, endpoints=tuple(EndpointSpec(url=url, headers=headers) for url in addresses))
 
 
 def gateway_address(config: RouterConfig, url: str | None = None) -> str:

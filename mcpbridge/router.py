@@ -23,7 +23,9 @@ from mcpbridge.bridge import Bridge
 from mcpbridge.config.load import Loaded
 from mcpbridge.config.router import RouterConfig
 from mcpbridge.config.rows import variables
-from mcpbridge.config.sections import ServerSpec
+from mcpbridge.config.sections import GATEWAY, ServerSpec
+from mcpbridge.core.aggregate.names import owner
+from mcpbridge.core.aggregate.show import Visible
 from mcpbridge.core.detect import POSITIVE_TTL
 from mcpbridge.core.duplex import DuplexClient
 from mcpbridge.core.exchange import ANONYMOUS, Exchange, Handler, Policy
@@ -138,7 +140,7 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
             policies.append(prompt_initialize(target, INITIALIZE_WAIT))
         client = DuplexClient(
             connection,
-            bridge.front(policies, bridge.endpoint()),
+            bridge.front(policies, bridge.endpoint(_only_direct(config))),
             lambda: target,
             bridge.spawn,
             protocol="stdio",
@@ -181,6 +183,13 @@ def _detecting(config: RouterConfig, bridge: Bridge, status: Status) -> Detectio
         loopback=True,
         via=through_proxy,
     )
+
+
+def _only_direct(config: RouterConfig) -> Visible:
+    """Hides what the gateway offers of servers that a rule wants to be reached directly and no other way."""
+    direct = config.direct_clients
+    names = [spec.name for spec in config.servers if direct.via(spec) == "direct"]
+    return lambda _caller, _kind, server, own: server != GATEWAY or owner(own, names) is None
 
 
 async def _open_window(loaded: Loaded[RouterConfig], bridge: Bridge, status: Status, detection: Detection) -> None:

@@ -19,6 +19,7 @@ from msgspec import UNSET
 from mcpbridge import __version__
 from mcpbridge.balancing import Balance
 from mcpbridge.bridge import Bridge
+from mcpbridge.config.sections import GATEWAY
 from mcpbridge.core.exchange import Exchange
 from mcpbridge.core.server import Backend
 from mcpbridge.errors import BridgeError
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from mcpbridge.self_checks import SelfCheck
 
 RATE_WINDOW = 10.0  # seconds over which rates are measured
-GATEWAY = "gateway"  # the name of a router's one server that is no direct one
 MAX_UNCONVERTED = 200  # failed conversions that are kept
 
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mcpbridge.config.sections import GATEWAY
 from mcpbridge.observe.snapshot import BackendStatus, Snapshot, State, combine, is_healthy
-
-GATEWAY = "gateway"
-"""The name of a router's one server that is no direct one."""
 
 
 def health(snapshot: Snapshot) -> tuple[int, Any]:

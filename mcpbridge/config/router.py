@@ -6,6 +6,7 @@ Source: contract section 3.2.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,6 +17,7 @@ from mcpbridge.config.kinds import (
     COUNT,
     DURATION,
     HOST_PORT,
+    ITEMS,
     PATH,
     SERVERS,
     TEXT,
@@ -176,6 +178,23 @@ class Local(Section, frozen=True, kw_only=True):
     rate_limit: LocalRateLimit = LocalRateLimit()
 
 
+class DirectRule(Section, frozen=True, kw_only=True):
+    """Which way some servers are reached."""
+
+    pattern: Annotated[
+        str, Row(matching(r"[A-Za-z0-9._*?\[\]!-]+(?:/[A-Za-z0-9_*?\[\]!-]+)?", "NAMESPACE or NAMESPACE/SERVER, with * and ?"),
+                 "NAMESPACE or NAMESPACE/SERVER, with * and ?")
+    ]  # fmt: skip
+    via: Annotated[
+        Literal["direct", "gateway", "hybrid"],
+        Row(choice("direct", "gateway", "hybrid"), "hybrid: directly, and over the gateway while that fails"),
+    ] = "hybrid"
+
+    def fits(self, spec: ServerSpec) -> bool:
+        """Whether the rule is about this server."""
+        return fnmatchcase(f"{spec.namespace}/{spec.name}", self.pattern if "/" in self.pattern else f"{self.pattern}/*")
+
+
 class DirectClients(Section, frozen=True, kw_only=True):
     """Servers that the router talks to itself, before it asks the gateway."""
 
@@ -190,6 +209,14 @@ class DirectClients(Section, frozen=True, kw_only=True):
     servers: Annotated[
         tuple[ServerSpec, ...], Row(SERVERS, "servers with their endpoints", aliases=("servers",), item=ServerSpec)
     ] = ()
+    rules: Annotated[
+        tuple[DirectRule, ...],
+        Row(ITEMS, "the first that fits a server says which way its calls go; without one: hybrid", item=DirectRule),
+    ] = ()
+
+    def via(self, spec: ServerSpec) -> str:
+        """Which way the calls of a server go: direct, gateway or hybrid."""
+        return next((rule.via for rule in self.rules if rule.fits(spec)), "hybrid")
 
 
 class RouterRouting(Section, frozen=True, kw_only=True):
@@ -233,11 +260,14 @@ class RouterConfig(Section, frozen=True, kw_only=True):
     def servers(self) -> tuple[ServerSpec, ...]:
         """The direct servers, with those of their endpoints whose protocol may be used; none when they are switched off."""
         direct = self.direct_clients
-        if not direct.enabled or len(direct.protocols) == len(PROTOCOLS):
-            return direct.servers if direct.enabled else ()
+        if not direct.enabled:
+            return ()
+        servers = tuple(spec for spec in direct.servers if direct.via(spec) != "gateway")
+        if len(direct.protocols) == len(PROTOCOLS):
+            return servers
         usable = (
             msgspec.structs.replace(spec, endpoints=tuple(e for e in spec.endpoints if e.spoken in direct.protocols))
-            for spec in direct.servers
+            for spec in servers
         )
         return tuple(spec for spec in usable if spec.endpoints)
 
@@ -269,6 +299,9 @@ def check(config: RouterConfig, place: Mapping[str, Place]) -> list[Problem]:
     if delays.initial_delay > delays.max_delay:
         key = "gateway.connection.reconnect.initial_delay_ms"
         problems.append(Problem(place.get(key, Place()), f"{key}: longer than max_delay_ms", "make it shorter", key))
+    if any(rule.via == "gateway" for rule in config.direct_clients.rules) and not config.gateway.url:
+        key = "direct_clients.rules"
+        problems.append(Problem(place.get(key, Place()), f"{key}: via gateway needs gateway.url", "name the gateway", key))
     if config.advanced.protocol == "tcp" and not (config.gateway.url or config.advanced.tcp_address):
         problems.append(
             Problem(place.get("advanced.protocol", Place()), "advanced.protocol: tcp needs gateway.url or advanced.tcp_address",

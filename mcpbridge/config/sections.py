@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from mcpbridge.config.kinds import COUNT, DURATION, ITEMS, LEVEL, MAP, PATH, TEXTS, Kind, choice, matching, number
 from mcpbridge.config.problems import Place
@@ -18,6 +18,8 @@ LogLevel = Literal["trace", "debug", "info", "warn", "error"]
 NAME_PATTERN = r"[A-Za-z0-9_-]{1,64}"
 NAMESPACE_PATTERN = r"(?!.*\.\.)[A-Za-z0-9._-]{1,255}"
 
+GATEWAY: Final = "gateway"
+"""The name of a router's one server that is no direct one."""
 NAME = matching(NAME_PATTERN, "1 to 64 letters, digits, _ or -")
 _NAMESPACE = matching(NAMESPACE_PATTERN, "1 to 255 letters, digits, . _ or -, without ..")
 _VARIABLE = matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")

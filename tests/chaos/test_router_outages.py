@@ -25,16 +25,18 @@ class Place:
         self._stack = contextlib.ExitStack()
         self.process = None
 
-    def start(self) -> None:
+    def start(self, *, other: bool = False) -> None:
         variables = {"MCPBRIDGE_SERVER__PORT": str(self.port), "MCPBRIDGE_METRICS__ENABLED": "false"}
-        self.process = self._stack.enter_context(
-            peers.running([*peers.BRIDGE, "gateway", "--server", f"one={SERVER}"], **variables)
-        )
+        servers = ["--server", f"one={SERVER}", *(["--server", f"two={SERVER}"] if other else [])]
+        self.process = self._stack.enter_context(peers.running([*peers.BRIDGE, "gateway", *servers], **variables))
         peers.wait_listening(self.process, f"http://localhost:{self.port}/healthz")
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    def errors(self) -> str:
+        return peers.errors_of(self.process)
 
     def close(self) -> None:
         self._stack.close()
@@ -112,3 +114,30 @@ async def test_a_gateway_that_says_nothing_any_more_is_given_up_and_the_next_one
         client.send(raw.request(2, "tools/list"))
         assert "result" in await client.answer(2)
         places[0].process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.requirement("promise.hybrid")
+async def test_a_direct_server_that_dies_is_served_over_the_gateway_until_it_is_back(tmp_path, places) -> None:
+    """The gateway of ``places[0]`` has the server ``one``; so has, as a server of its own, the one of ``places[1]``."""
+    for place in places:
+        place.start(other=True)
+    path = tmp_path / "router.yaml"
+    path.write_text(
+        f"gateway: {{url: 'http://localhost:{places[0].port}'}}\n"
+        f"servers: [{{name: one, url: 'http://localhost:{places[1].port}/mcp/one'}}]\nmetrics: {{enabled: false}}\n"
+    )
+
+    async with raw.child(peers.router("--config", str(path))) as client:
+        await client.open_legacy()
+        client.send(raw.request(1, "tools/list"))
+        names = [tool["name"] for tool in (await client.answer(1))["result"]["tools"]]
+        assert names == ["one__echo", "two__echo"], "what both have is shown once"
+        for id in range(2, 32):
+            if id == 10:
+                places[1].kill()
+            if id == 20:
+                await asyncio.to_thread(places[1].start, other=True)
+            client.send(raw.request(id, "tools/call", name="one__echo", arguments={"payload": id}))
+            answer = await client.answer(id)
+            assert "result" in answer, answer
+    assert "tools/call" in places[1].errors(), "it is used again once it is back"

@@ -169,3 +169,34 @@ def test_further_gateways_need_a_first_and_delays_an_order(write: Write) -> None
 def test_a_bucket_without_room_is_no_bucket(write: Write) -> None:
     (fault,) = faults(write("local: {rate_limit: {burst: 0}}\n"), of=router)
     assert "local.rate_limit.burst" in fault and "at least 1" in fault
+
+
+@pytest.mark.requirement("config.router.direct_clients.rules")
+def test_the_first_rule_that_fits_says_which_way_a_server_is_reached(write: Write) -> None:
+    text = """\
+gateway: {url: 'https://g.example'}
+direct_clients:
+  rules:
+    - {pattern: work/secret, via: direct}
+    - {pattern: 'work*', via: gateway}
+    - {pattern: home/a?}
+  servers:
+    - {name: secret, namespace: work, command: x}
+    - {name: other, namespace: work-2, command: x}
+    - {name: a1, namespace: home, command: x}
+    - {name: free, command: x}
+"""
+    config = config_of(text, write)
+    direct = config.direct_clients
+    assert [direct.via(spec) for spec in direct.servers] == ["direct", "gateway", "hybrid", "hybrid"]
+    assert [spec.name for spec in config.servers] == ["secret", "a1", "free"]
+
+
+def test_a_rule_that_nothing_can_follow_is_a_fault(write: Write) -> None:
+    assert faults(write("direct_clients: {rules: [{pattern: '*', via: gateway}]}\n"), of=router) == [
+        "1:18: direct_clients.rules: via gateway needs gateway.url (name the gateway)"
+    ]
+    (fault,) = faults(write("direct_clients: {rules: [{pattern: a/b/c, via: direct}]}\n"), of=router)
+    assert "NAMESPACE or NAMESPACE/SERVER" in fault
+    (fault,) = faults(write("direct_clients: {rules: [{pattern: a, via: both}]}\n"), of=router)
+    assert "direct, gateway or hybrid" in fault

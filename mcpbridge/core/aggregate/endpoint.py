@@ -335,16 +335,21 @@ class Endpoint:
             if not candidates:
                 raise unknown()
         candidates = [(s, name) for s, name in candidates if self._visible(x.caller, kind, s.name, name)]
-        for number, (server, name) in enumerate(candidates):
+        failure: BridgeError | None = None  # of the first choice: what a second one says of a name it has not is no news
+        for server, name in candidates:
             request = x.request
             if name != exposed:
                 request = request.with_params({**(request.params or {}), "name": Raw(m.dumps(name))})
             try:
-                return await self._ask(x, server, request)
+                response = await self._ask(x, server, request)
             except BridgeError as error:
-                if error.sent or number == len(candidates) - 1:
+                if error.sent:
                     raise
-        raise BridgeError("invalid_params", f"unknown {kind.removesuffix('s')} {exposed!r}", sent=False)
+                failure = failure or error
+                continue
+            if failure is None or response.error is None:
+                return response
+        raise failure or BridgeError("invalid_params", f"unknown {kind.removesuffix('s')} {exposed!r}", sent=False)
 
     async def _candidates(self, x: Exchange, kind: str, exposed: str) -> list[tuple[Server, str]]:
         """Who may own an exposed name, first choice first."""
