@@ -101,6 +101,12 @@ class BridgeError(Exception):
         self.data = data
         super().__init__(f"{self.fault.text}: {detail}" if detail else self.fault.text)
 
+    @property
+    def retry_after(self) -> str | None:
+        """Seconds until a try may help, as the HTTP header has them; None where the status asks for none. ``data.retry_after``
+        tells other protocols."""
+        return str(self.data.get("retry_after", 1)) if self.fault.status in (429, 503) else None
+
 
 def to_wire(error: BridgeError, request_id: str | None = None) -> dict[str, Any]:
     """The JSON-RPC ``error`` member ``{code, message, data}`` for a client. Never holds tokens or tracebacks.

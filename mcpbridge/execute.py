@@ -75,7 +75,7 @@ class Execute:
         except BridgeError as error:
             status = status if status != 200 else error.fault.status
             headers = [("www-authenticate", error.data.pop("challenge"))] if "challenge" in error.data else []
-            headers += [("retry-after", "1")] if status in (429, 503) else []
+            headers += [("retry-after", error.retry_after or "1")] if status in (429, 503) else []
             id = error.id if x is None else x.message.id if isinstance(x.message, Request) else None
             body = m.error(id, to_wire(error, request.id))
             await responder.respond(status, [*_JSON, *headers], _told(body, x, started))

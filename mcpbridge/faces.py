@@ -25,7 +25,7 @@ from mcpbridge.observe.snapshot import Frontend
 from mcpbridge.policies.hosts import LOOPBACK, HostRules, host_rules, refusal
 from mcpbridge.transports.http.listen import HttpFrontend
 from mcpbridge.transports.http.outcome import refusal_of
-from mcpbridge.transports.http1.server import HttpRequest, Responder
+from mcpbridge.transports.http1.server import HttpRequest, HttpServer, Responder
 from mcpbridge.transports.sse.listen import SseFrontend
 from mcpbridge.transports.websocket.listen import WebSocketFrontend
 
@@ -97,6 +97,12 @@ class Frontends:
 
     async def drain(self, timeout: float) -> None:
         await asyncio.gather(*(listener.drain(timeout) for listener in self._listeners))
+
+    def shed(self, on: bool) -> None:
+        """Let idle HTTP connections go, or no longer."""
+        for listener in self._listeners:
+            if isinstance(listener, HttpServer):
+                listener.shed(on)
 
     @property
     def connections(self) -> int:

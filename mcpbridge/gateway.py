@@ -26,6 +26,7 @@ from mcpbridge.core.balance.policy import Balancing
 from mcpbridge.core.breaker import Rules
 from mcpbridge.core.checks import Checks
 from mcpbridge.core.exchange import Principal
+from mcpbridge.core.overload import Limits, Overload
 from mcpbridge.core.reception import Reception
 from mcpbridge.core.session import Session
 from mcpbridge.detection import Detection
@@ -39,6 +40,7 @@ from mcpbridge.observe.log import configure, log
 from mcpbridge.observe.metrics import Registry
 from mcpbridge.observe.snapshot import PROTOCOL_NAMES, Event, Snapshot, timestamp
 from mcpbridge.operation import Operation
+from mcpbridge.overload import Shedding, limits_of, refusing_in
 from mcpbridge.policies.access_log import access_log
 from mcpbridge.policies.auth import StaticToken, Verify, authenticate, bearer
 from mcpbridge.policies.authorize import authorize
@@ -148,10 +150,12 @@ class Gateway:
             events = MemoryEvents(max_bytes=config.sessions.event_log_max_bytes, max_age=config.sessions.max_idle)
             execute = Execute(bridge.spawn, deadline=config.routing.request_timeout)
             endpoint = bridge.endpoint()
+            overload = Overload(_overload_limits(config))
             front = bridge.front(
                 [
                     access_log(self._registry, self._status.tallies),  # outermost: sees every outcome, also refusals
                     refusing_while(bridge.draining),  # before work is begun
+                    refusing_in(overload),
                     authenticate(verify),  # sets caller.principal
                     sessions(bridge.sessions, lambda record: _mint(sealer, record, bridge.instance, config.sessions.ttl)),
                     execute.policy(),  # needs the principal
@@ -195,8 +199,19 @@ class Gateway:
             management = await self._listeners.open(faces)
             self._watch(bridge)
             self._foresee(bridge)
-            bridge.spawn(Watchdog(self._registry, bridge.events.append).follow())
             bridge.spawn(self._reload.follow())
+            watchdog = Watchdog(self._registry, bridge.events.append)
+            bridge.spawn(watchdog.follow())
+            bridge.spawn(
+                Shedding(
+                    overload,
+                    self._listeners.limits,
+                    lambda: watchdog.lag,
+                    lambda: sum(backend.active for server in bridge.servers.values() for backend in server.backends),
+                    frontends.shed,
+                    bridge.events.append,
+                ).follow()
+            )
             self._ready = True
             health = await self._listeners.open_health(lambda: self._snapshot(bridge, store.kind))
             if health is not None:
@@ -389,6 +404,11 @@ def _secrets(config: GatewayConfig) -> list[str]:
 
 def _endpoints(config: GatewayConfig) -> list[EndpointSpec]:
     return [endpoint for spec in config.servers for endpoint in spec.endpoints]
+
+
+def _overload_limits(config: GatewayConfig) -> Limits:
+    rows = config.overload
+    return limits_of(memory=rows.memory_limit, lag=rows.loop_lag, reserve=rows.reserve_fds, calls=config.server.max_connections)
 
 
 def _breaker_rules(config: GatewayConfig) -> Rules:

@@ -59,11 +59,11 @@ class Listeners:
         self._reception = reception
         self._spawn = spawn
         self._context: ssl.SSLContext | None = None
-        self._limits = ConnectionLimits(self._config.server.max_connections, self._config.server.max_connections_per_ip)
+        self.limits = ConnectionLimits(self._config.server.max_connections, self._config.server.max_connections_per_ip)
 
     async def open(self, faces: Faces) -> HttpServer:
         """Open every listener that is switched on; the management listener, which outlives them. Raises ConfigError."""
-        limits = self._limits
+        limits = self.limits
         tcp = await self._tcp(limits) if self._config.server.serves("tcp_binary") else None
         await self._http(faces, limits, tcp)
         await self._stdio(limits)
@@ -108,7 +108,7 @@ class Listeners:
 
     def is_full(self, address: str) -> bool:
         """Whether one more client from ``address`` would be refused."""
-        return bool(self._limits.refusal(address_key(address)))
+        return bool(self.limits.refusal(address_key(address)))
 
     async def _http(self, faces: Faces, limits: ConnectionLimits, tcp: TcpFrontend | None) -> None:
         """The port of HTTP, and of every protocol that begins as HTTP; MCPB is known by its first bytes."""

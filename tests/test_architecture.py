@@ -27,6 +27,7 @@ ATTIC = (
     "execute",
     "foresight",
     "self_checks",
+    "overload",
     "watchdog",
     "operation",
     "reload",

@@ -226,6 +226,16 @@ class Routing(Section, frozen=True, kw_only=True):
     ] = ("stdio", "tcp_binary", "websocket", "http", "sse")
 
 
+class OverloadLimits(Section, frozen=True, kw_only=True):
+    """Beyond one of these idle connections are let go, then new work is refused, then new connections."""
+
+    memory_limit: Annotated[
+        int, Row(size(0), "memory of the process; 0: nine tenths of what its control group allows, if it is in one")
+    ] = 0
+    loop_lag: Annotated[float, Row(duration(0.0), "how late the event loop may come; 0: however late")] = 0.25
+    reserve_fds: Annotated[int, Row(integer(0, 100_000), "open files that are kept for servers, never for clients")] = 64
+
+
 class Metrics(Section, frozen=True, kw_only=True):
     """The management listener's metrics."""
 
@@ -253,6 +263,7 @@ class GatewayConfig(Section, frozen=True, kw_only=True):
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     load_balancing: LoadBalancing = LoadBalancing()
     routing: Routing = Routing()
+    overload: OverloadLimits = OverloadLimits()
     protocol_detection: GatewayDetection = GatewayDetection()
     health_monitoring: HealthMonitoring = HealthMonitoring()
     metrics: Metrics = Metrics()

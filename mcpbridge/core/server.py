@@ -12,6 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcpbridge.core.attempt import Attempt
@@ -148,6 +149,10 @@ class Backend:
         """Whether one of its breakers is not closed."""
         own, group = self.breaker, self.group
         return (own is not None and own.state != "closed") or (group is not None and group.state != "closed")
+
+    def wait(self, now: float) -> float:
+        """Seconds until its breakers let a call through, at most."""
+        return max((b.remaining(now) for b in (self.group, self.breaker) if b is not None), default=0.0)
 
     def in_flight(self, x: Exchange) -> Attempt:
         """Counts one attempt while it runs and judges how it ended; a client's fault or cancel never dings a backend."""
@@ -384,7 +389,7 @@ class Server:
     def _best(self, x: Exchange, candidates: list[Backend], now: float) -> Backend:
         open_to_calls = [b for b in candidates if b.refusing(now) is None]
         if not open_to_calls:
-            return self._let(x, candidates[0])
+            return self._let(x, min(candidates, key=lambda b: b.wait(now)))
         balancer = self.balancer
         panic = balancer.is_panicking(self.backends, now)
         fit = open_to_calls
@@ -402,12 +407,12 @@ class Server:
         refusing = backend.refusing(now)
         if refusing is None:
             return backend
-        wait = max(refusing.remaining(now), 1.0)
+        wait = max(ceil(refusing.remaining(now)), 1)
         whose = f"server {self.name!r}" if refusing is breaker else f"all servers of protocol {backend.protocol}"
-        detail = f"{whose} failed {refusing.rules.failures} times in a row and is tried again in {wait:.0f} s"
+        detail = f"{whose} failed {refusing.rules.failures} times in a row and is tried again in {wait} s"
         if backend.cause is not None:
             detail += f"; newest failure: {backend.cause}"
-        raise BridgeError("breaker_open", detail, sent=False, server=self.name, protocol=backend.protocol)
+        raise BridgeError("breaker_open", detail, sent=False, server=self.name, protocol=backend.protocol, retry_after=wait)
 
     def _home(self, x: Exchange, tried: set[Backend]) -> Backend | None:
         """The backend that a call belongs to because it began there, or its task did. Raises when that one is gone."""

@@ -32,10 +32,16 @@ class ConnectionLimits:
         self._per_address = per_address
         self._counts: Counter[str] = Counter()
         self.open = 0
+        self.ceiling: int | None = None  # less than ``total`` while descriptors are short or too much is going on
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether no more are taken because descriptors are short or too much is going on."""
+        return self.ceiling is not None and self.open >= self.ceiling
 
     def refusal(self, key: str) -> int:
         """The HTTP status with which one more connection of an ``address_key`` would be refused now, or 0."""
-        if self.open >= self._total:
+        if self.open >= self._total or self.is_tight:
             return 503
         return 429 if self._counts.get(key, 0) >= self._per_address else 0
 

@@ -126,7 +126,7 @@ class HttpFrontend:
             response = await self._front(x)
         except BridgeError as error:
             x.notes["challenge"] = error.data.pop("challenge", None)
-            x.notes["retry_after"] = error.fault.status in (429, 503)
+            x.notes["retry_after"] = error.retry_after
             return _refused(x, error)
         except Exception as error:  # noqa: BLE001 - told to whoever waits
             _log.error(

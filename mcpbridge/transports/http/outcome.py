@@ -35,7 +35,7 @@ def extra(x: Exchange) -> list[tuple[str, str]]:
     if x.notes.get("challenge"):
         headers.append(("www-authenticate", x.notes["challenge"]))
     if x.notes.get("retry_after"):
-        headers.append(("retry-after", "1"))
+        headers.append(("retry-after", x.notes["retry_after"]))
     return headers
 
 
@@ -53,7 +53,8 @@ async def refuse(responder: Responder, id: m.RequestId | None, error: BridgeErro
     await responder.respond(status, JSON, m.error(id, to_wire(error, request_id)).encode())
 
 
-_REFUSALS = {413: "request_too_large", 500: "internal_error"}  # others are about the form of the request
+# Others are about the form of the request.
+_REFUSALS = {413: "request_too_large", 429: "rate_limited", 500: "internal_error", 503: "server_busy"}
 
 
 def refusal_of(status: int, words: str, id: str) -> tuple[list[tuple[str, str]], bytes]:

@@ -297,7 +297,7 @@ class ServerConnection(asyncio.Protocol):
         self._id = ""
         if not responder.ended:
             self._transport.abort()  # half an answer: only a cut connection tells the client
-        elif self._close_after or self._server.is_draining:
+        elif self._close_after or self._server.lets_go:
             self._set_closed()
             self._transport.close()
         else:
@@ -326,7 +326,7 @@ class ServerConnection(asyncio.Protocol):
 
     def answer_head(self, status: int, headers: Sequence[tuple[str, str]], length: int | None, keep_alive: bool) -> bytes:
         """The head of an answer. ``length`` None: chunked; -1: until close."""
-        if not keep_alive or self._server.is_draining:
+        if not keep_alive or self._server.lets_go:
             self._close_after = True
         base = self._server.base_tls if self._tls else self._server.base
         head = b"%b%bx-request-id: %b\r\n" % (status_line(status), base, (self._id or request_id(None)).encode("ascii"))
@@ -440,9 +440,9 @@ class ServerConnection(asyncio.Protocol):
         self._state = "closed"
         self._since = self._server.now
 
-    def close_if_idle(self) -> None:
-        """Close unless a request is being read, run or answered."""
-        if self._state == "head" and not self._buffer:
+    def close_if_idle(self, since: float = float("inf")) -> None:
+        """Close unless a request is being read, run or answered, or was after ``since``, in the server's time."""
+        if self._state == "head" and not self._buffer and self._since <= since:
             self._set_closed()
             self._transport.close()
 

@@ -87,7 +87,7 @@ class HttpServer:
         self.idle_timeout = idle_timeout
         self.header_timeout = header_timeout
         self.refused: Counter[int] = Counter()  # answers of the engine itself, by status
-        self.is_draining = False
+        self.lets_go = False  # every answer ends its connection
         self.now = 0.0  # loop time of the last tick: exact enough for every limit here, and free
         self.base = self.base_tls = b""
         self.loop: asyncio.AbstractEventLoop
@@ -106,6 +106,7 @@ class HttpServer:
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
         self._said: dict[str, float] = {}
+        self._is_draining = False
 
     @property
     def connections(self) -> int:
@@ -147,7 +148,7 @@ class HttpServer:
 
     async def drain(self, timeout: float) -> None:
         """Close idle connections now, the others after their answer; wait ``timeout`` seconds at most for all to be gone."""
-        self.is_draining = True
+        self.lets_go = self._is_draining = True
         for connection in list(self._connections):
             connection.close_if_idle()
         if self._connections:
@@ -156,6 +157,13 @@ class HttpServer:
                 async with asyncio.timeout(timeout):
                     await self._emptied
             self._emptied = None
+
+    def shed(self, on: bool) -> None:
+        """Let connections go that are idle for a second or more, and others after their answer, until told otherwise."""
+        self.lets_go = on or self._is_draining
+        for connection in list(self._connections) if on else ():
+            if isinstance(connection, ServerConnection):
+                connection.close_if_idle(self.now - TICK)
 
     async def close(self) -> None:
         """Cut what is left and wait, bounded, until its requests have ended. Idempotent."""
@@ -204,7 +212,7 @@ class HttpServer:
 
     def linger(self, connection: ServerConnection) -> bool:
         """Whether one more refused connection may stay open for its client to read the answer."""
-        if len(self._lingering) >= MAX_LINGERING:
+        if len(self._lingering) >= MAX_LINGERING or self.limits.is_tight:
             return False
         self._lingering.add(connection)
         return True

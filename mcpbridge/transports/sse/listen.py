@@ -272,5 +272,5 @@ async def _refuse(request: HttpRequest, responder: Responder, error: BridgeError
         headers.append(("www-authenticate", challenge))
     status = error.fault.status if status is None else status
     if status in (429, 503):
-        headers.append(("retry-after", "1"))
+        headers.append(("retry-after", error.retry_after or "1"))
     await responder.respond(status, headers, m.error(error.id, to_wire(error, request.id)).encode())

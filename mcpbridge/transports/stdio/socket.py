@@ -123,15 +123,16 @@ class SocketFrontend:
     def _accept(self) -> _Client:
         return _Client(self._admit, self._max_message)
 
-    def _admit(self, client: _Client, sock: socket.socket) -> str:
-        """Begin to serve a client; why not, or ""."""
+    def _admit(self, client: _Client, sock: socket.socket) -> BridgeError | None:
+        """Begin to serve a client, or why not."""
         peer = credentials(sock)
         if peer is not None and not may_connect(peer, self._mode, os.geteuid(), os.getegid()):
             _log.warn("client refused: its user may not use the socket", protocol="stdio", uid=peer.uid)
-            return "this user may not use the socket"
+            return BridgeError("forbidden", "this user may not use the socket", sent=False)
         key = f"uid:{peer.uid}" if peer is not None else "unix"
-        if self._limits.claim(key):
-            return "too many connections"
+        status = self._limits.claim(key)
+        if status:
+            return BridgeError("rate_limited" if status == 429 else "server_busy", "too many connections", sent=False)
         arrival = Arrival("stdio", key, client.headers)
         task = self._spawn(self._serve_one(client, arrival))
         self._tasks.add(task)
@@ -141,7 +142,7 @@ class SocketFrontend:
             self._limits.release(key)
 
         task.add_done_callback(ended)
-        return ""
+        return None
 
     async def _serve_one(self, client: _Client, arrival: Arrival) -> None:
         await self._serve(client, arrival)
@@ -150,7 +151,7 @@ class SocketFrontend:
 class _Client(ClientLines):
     """A connection that was accepted."""
 
-    def __init__(self, admit: Callable[[_Client, socket.socket], str], max_message: int) -> None:
+    def __init__(self, admit: Callable[[_Client, socket.socket], BridgeError | None], max_message: int) -> None:
         super().__init__(max_message)
         self._admit = admit
 
@@ -160,9 +161,9 @@ class _Client(ClientLines):
         try:
             refused = self._admit(self, sock)
         except OSError as error:  # it is gone already
-            refused = error.strerror or "it is gone"
-        if refused:
-            self.send(m.error(None, to_wire(BridgeError("forbidden", refused, sent=False))).encode())
+            refused = BridgeError("forbidden", error.strerror or "it is gone", sent=False)
+        if refused is not None:
+            self.send(m.error(None, to_wire(refused)).encode())
             self._end(None)
 
 

@@ -106,6 +106,6 @@ async def _refuse(responder: Responder, error: BridgeError) -> None:
     challenge = error.data.pop("challenge", None)
     if challenge:
         headers.append(("www-authenticate", challenge))
-    if error.fault.status in (429, 503):
-        headers.append(("retry-after", "1"))
+    if error.retry_after is not None:
+        headers.append(("retry-after", error.retry_after))
     await responder.respond(error.fault.status, headers, m.error(None, to_wire(error)).encode())
