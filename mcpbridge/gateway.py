@@ -47,6 +47,7 @@ from mcpbridge.policies.authorize import authorize
 from mcpbridge.policies.jwt import JwtKeys
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
+from mcpbridge.pools import Pools
 from mcpbridge.process import first_of, on_hangup, on_signals, raise_fd_limit, run
 from mcpbridge.providers import discovery_of, has_prefix, reconfigure
 from mcpbridge.reload import Load, Reload
@@ -144,6 +145,7 @@ class Gateway:
             if config.load_balancing.rebalance_interval:
                 bridge.spawn(balance.follow(config.load_balancing.rebalance_interval))
             reach = self._reaching(bridge)
+            pools = self._status.pools = Pools(self._registry, (reach,))
             await self._discover(bridge, reach)
             self._sign_in = self._verify()
             verify = self._as_configured if self._sign_in is not None else None
@@ -180,7 +182,7 @@ class Gateway:
                 read_access=config.admin.read_access,
                 rules=public_rules(config),
                 metrics_path=config.metrics.path if config.metrics.enabled else None,
-                actions={**balance.actions(), **strict},
+                actions={**balance.actions(), **pools.actions(), **strict},
                 strict=(*strict, "PUT /load-balancer/weights"),
                 also=config.server.health_checks.paths,
             )
@@ -265,6 +267,7 @@ class Gateway:
             max_message=config.server.security.max_message_size,
             max_response=config.backends.max_response_size,
             pool_size=pool.max_size,
+            pool_least=pool.min_size,
             idle_timeout=pool.idle_timeout,
             max_lifetime=pool.max_lifetime,
             dial_timeout=pool.dial_timeout,

@@ -12,7 +12,6 @@ Source: contract section 2.4; ``metrics.*`` of section 3.2.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 from mcpbridge.admin.app import Action, App
 from mcpbridge.bridge import Bridge
@@ -43,7 +42,7 @@ class Management:
         host, port = split_host_port(config.metrics.endpoint)
         self._address = (host, port)
         self._rules = host_rules(LOOPBACK, (), bind=host)
-        actions: Mapping[str, Action] = detection.actions()
+        actions: dict[str, Action] = {**detection.actions(), **(status.pools.actions() if status.pools is not None else {})}
         self._app = App(self._snapshot, status.registry, actions=actions, rules=self._rules)
         self._server = HttpServer(self._handle, base_headers=HEADERS, max_connections=200)
 

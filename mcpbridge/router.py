@@ -43,6 +43,7 @@ from mcpbridge.observe.metrics import Registry
 from mcpbridge.policies.rate_limit import rate_limit
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
+from mcpbridge.pools import Pools
 from mcpbridge.process import first_of, on_signals, run
 from mcpbridge.status import Status
 from mcpbridge.stores.known import Known, identity
@@ -132,6 +133,7 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
             silence=config.gateway.connection.keepalive_interval,
             tls=lambda: gateway_tls(config),
         )
+        status_of.pools = Pools(status_of.registry, (direct, gateway))
         target = _add_servers(config, bridge, direct, gateway)
         limit = config.local.rate_limit
         limits = [rate_limit(limit.requests_per_sec, limit.burst)] if limit.enabled else []

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from mcpbridge import __version__
-from mcpbridge.balancing import Balance
 from mcpbridge.bridge import Bridge
 from mcpbridge.config.sections import GATEWAY
 from mcpbridge.core.exchange import Exchange
@@ -47,6 +46,8 @@ from mcpbridge.observe.snapshot import (
 from mcpbridge.policies.access_log import Tally
 
 if TYPE_CHECKING:
+    from mcpbridge.balancing import Balance
+    from mcpbridge.pools import Pools
     from mcpbridge.self_checks import SelfCheck
 
 RATE_WINDOW = 10.0  # seconds over which rates are measured
@@ -95,6 +96,7 @@ class Status:
         self.foresight: Foresight | None = None
         self.balance: Balance | None = None
         self.tells_balance = True  # whether a balancer that must use sick backends makes the whole degraded
+        self.pools: Pools | None = None
 
     def checked(self, backend: Backend, verdict: bool | None) -> None:
         """One check of a backend has ended (``core.checks.Told``)."""
@@ -221,6 +223,7 @@ class Status:
             conversions=Conversions(self._failed_conversions, tuple(self._unconverted)),
             load_balancer=balanced,
             discovery=UNSET if discovery is None else discovery,
+            pools=UNSET if self.pools is None else self.pools.snapshot(),
             health_monitoring=UNSET if self.foresight is None else self.foresight.snapshot(),
             events=tuple(bridge.events),
         )

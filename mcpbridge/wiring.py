@@ -9,7 +9,7 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from mcpbridge.config.protocols import SECURE, rescheme
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.core.detect import Target
 from mcpbridge.core.exchange import Era
+from mcpbridge.core.pool import Pool
 from mcpbridge.core.ports import Dial, Inbox, Upstream
 from mcpbridge.core.server import Backend, Server
 from mcpbridge.detect.detector import Detector
@@ -63,6 +64,14 @@ class _End:
         self.way: Way
 
 
+class Kept(NamedTuple):
+    """Connections to one endpoint: those of HTTP to its origin, else its conversations."""
+
+    server: str
+    protocol: str
+    pool: HttpPool | Pool
+
+
 class _Served(NamedTuple):
     """A server as it is reached now."""
 
@@ -85,6 +94,7 @@ class Reach:
         max_message: int = 10_485_760,
         max_response: int = 10_485_760,
         pool_size: int = 100,
+        pool_least: int = 0,
         idle_timeout: float = 30.0,
         max_lifetime: float = 300.0,
         dial_timeout: float = 10.0,
@@ -103,6 +113,7 @@ class Reach:
         self._max_message = max_message
         self._max_response = max_response
         self._pool_size = pool_size
+        self._pool_least = pool_least
         self._idle_timeout = idle_timeout
         self._max_lifetime = max_lifetime
         self._dial_timeout = dial_timeout
@@ -238,6 +249,22 @@ class Reach:
                     await pool.close()
             used = {frozenset(other.spec.tls.items()) for other in others}
             self._contexts = {tls: context for tls, context in self._contexts.items() if not tls or tls in used}
+
+    def kept(self) -> Iterator[Kept]:
+        """What is kept open, each once; connections that several servers use are the first one's."""
+        seen: set[HttpPool] = set()
+        for served in self._served.values():
+            for end in served.ends:
+                backend = end.backend
+                if backend is None:
+                    continue
+                shared = [self.pools[key] for key in end.pools if key in self.pools]
+                for pool in shared:
+                    if pool not in seen:
+                        seen.add(pool)
+                        yield Kept(served.server.name, backend.protocol, pool)
+                if not shared:
+                    yield Kept(served.server.name, backend.protocol, backend.pool)
 
     async def close(self) -> None:
         for pool in self.pools.values():
@@ -387,11 +414,13 @@ class Reach:
                 ssl=context,
                 proxy=proxy_for(origin, os.environ),
                 max_size=self._pool_size,
+                min_size=self._pool_least,
                 idle_timeout=self._idle_timeout,
                 max_lifetime=self._max_lifetime,
                 dial_timeout=self._timeout("http"),
                 queue_time=self._queue_time,
             )
+            self.pools[origin, context].keep(self._bridge.spawn)
         return self.pools[origin, context]
 
 

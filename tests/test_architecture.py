@@ -31,6 +31,7 @@ ATTIC = (
     "watchdog",
     "operation",
     "reload",
+    "pools",
     "process",
     "file_watch",
     "gateways",

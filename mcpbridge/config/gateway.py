@@ -132,6 +132,7 @@ class Pool(Section, frozen=True, kw_only=True):
     """Connections kept open to one backend."""
 
     max_size: Annotated[int, Row(COUNT, "channels per backend")] = 100
+    min_size: Annotated[int, Row(integer(0), "HTTP connections per origin that are kept open, and opened ahead")] = 0
     idle_timeout: Annotated[float, Row(DURATION, "close idle ones")] = 30.0
     max_lifetime: Annotated[float, Row(DURATION, "replace when idle after this")] = 300.0
     dial_timeout: Annotated[float, Row(duration(0.001), "upper bound of any connect")] = 10.0

@@ -40,6 +40,7 @@ Check = Callable[[], None]
 MIN_IDLE = 1.0  # seconds without use after which a conversation may be ended to make room
 LOOK = 0.25  # seconds between looks for one that became idle
 PATIENCE = 15.0  # seconds a call waits for a server that is (and goes on) starting; longer than the era probe's silence
+MAX_WAITING = 1000  # calls that wait for a place; a further one is told at once
 QUEUE_WAIT = 5.0  # seconds a call waits for a free child (reliability section 1: queue wait 5 s)
 
 
@@ -197,6 +198,7 @@ class Pool:
         self.leases = Leases(self)
         self.hits = 0
         self.misses = 0
+        self.waiting = 0  # for a place
 
     @property
     def is_child(self) -> bool:
@@ -215,6 +217,20 @@ class Pool:
     @property
     def size(self) -> int:
         return len(self._live) + self._starting
+
+    @property
+    def in_use(self) -> int:
+        """Conversations that somebody uses or waits for."""
+        return self._starting + sum(not session.is_idle for session in self._live)
+
+    async def tidy(self) -> int:
+        """End the conversations that nobody uses; how many. Children stay: their start takes seconds."""
+        if self.is_child:
+            return 0
+        idle = [s for s in self._live if s.owner is None and s.is_idle and monotonic() - s.last_used >= MIN_IDLE]
+        for session in idle:
+            await session.close()
+        return len(idle)
 
     def noise(self) -> str:
         """The newest thing a child wrote on its output that is no message, to name in a timeout; "" if none did."""
@@ -437,9 +453,19 @@ class Pool:
             if not made_way and ends - now <= QUEUE_WAIT - MIN_IDLE:
                 made_way = self.leases.make_way(principal, self._live)
             self._freed.clear()
-            with suppress(TimeoutError):  # one that was in use becomes idle without telling anybody
-                async with asyncio.timeout(min(LOOK, ends - now)):
-                    await self._freed.wait()
+            if self.waiting >= MAX_WAITING:
+                raise BridgeError(
+                    "server_busy",
+                    f"all {self.limit} conversations are in use, and {MAX_WAITING} calls wait for one",
+                    sent=False,
+                )
+            self.waiting += 1
+            try:
+                with suppress(TimeoutError):  # one that was in use becomes idle without telling anybody
+                    async with asyncio.timeout(min(LOOK, ends - now)):
+                        await self._freed.wait()
+            finally:
+                self.waiting -= 1
         self._starting += 1
 
     def _failed(self, error: BridgeError) -> None:

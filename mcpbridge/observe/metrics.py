@@ -213,6 +213,30 @@ def _rows() -> Iterable[Metric]:
         "mcp_router_gateway_latency_seconds", "summary", {}, "Time of a call on the gateway, quantiles over five minutes."
     )
     yield Metric(
+        "mcp_router_connection_pool_size", "gauge", {"protocol": PROTOCOL_NAMES}, "Connections to servers, in use and idle."
+    )
+    yield Metric(
+        "mcp_router_connection_pool_hits_total",
+        "counter",
+        {"protocol": PROTOCOL_NAMES},
+        "Calls that found an open connection.",
+        start=tuple((name,) for name in PROTOCOL_NAMES),
+    )
+    yield Metric(
+        "mcp_router_connection_pool_misses_total",
+        "counter",
+        {"protocol": PROTOCOL_NAMES},
+        "Calls that had to open a connection.",
+        start=tuple((name,) for name in PROTOCOL_NAMES),
+    )
+    yield Metric(
+        "mcp_router_connection_pool_efficiency",
+        "gauge",
+        {"protocol": PROTOCOL_NAMES},
+        "Calls that found an open connection, of all calls since the start.",
+        merge="min",
+    )
+    yield Metric(
         "mcp_router_direct_client_up",
         "gauge",
         {"server": None, "protocol": PROTOCOL_NAMES},

@@ -22,6 +22,7 @@ import msgspec
 from mcpbridge.observe.balancing import LoadBalancer, merge_load_balancers
 from mcpbridge.observe.findings import Conversions, Detections, Discovered
 from mcpbridge.observe.foresight import Foresight
+from mcpbridge.observe.pools import PoolStatus, add_up
 from mcpbridge.observe.sketch import Latency as Latency
 from mcpbridge.observe.sketch import largest
 
@@ -153,6 +154,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     discovery: Discovered | msgspec.UnsetType = msgspec.UNSET
     health_monitoring: Foresight | msgspec.UnsetType = msgspec.UNSET
     load_balancer: LoadBalancer | msgspec.UnsetType = msgspec.UNSET
+    pools: tuple[PoolStatus, ...] | msgspec.UnsetType = msgspec.UNSET
     events: tuple[Event, ...] = ()
     schema: Literal["mcpbridge.status/v1"] = SCHEMA
 
@@ -260,11 +262,16 @@ def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
         conversions=first.conversions,
         discovery=first.discovery,
         health_monitoring=first.health_monitoring,
+        pools=_merge_pools([s.pools for s in snapshots if not isinstance(s.pools, msgspec.UnsetType)]),
         load_balancer=merge_load_balancers(
             [s.load_balancer for s in snapshots if not isinstance(s.load_balancer, msgspec.UnsetType)]
         ),
         events=tuple(events[-MAX_EVENTS:]),
     )
+
+
+def _merge_pools(parts: list[tuple[PoolStatus, ...]]) -> tuple[PoolStatus, ...] | msgspec.UnsetType:
+    return add_up(pool for part in parts for pool in part) if parts else msgspec.UNSET
 
 
 def _merge_protocol(parts: list[ProtocolStatus], backends: list[BackendStatus]) -> ProtocolStatus:

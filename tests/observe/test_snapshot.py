@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcpbridge.observe.balancing import LoadBalancer, ProtocolShare
+from mcpbridge.observe.pools import PoolStatus
 from mcpbridge.observe.snapshot import (
     PROTOCOL_NAMES,
     BackendStatus,
@@ -127,7 +128,14 @@ def test_500_backends_stay_below_one_mebibyte():
 def test_the_json_schema_covers_the_document():
     schema = json_schema()
     members = schema["$defs"]["Snapshot"]["properties"]
-    lacking = {"detection", "conversions", "discovery", "health_monitoring", "load_balancer"}  # parts that a program may lack
+    lacking = {
+        "detection",
+        "conversions",
+        "discovery",
+        "health_monitoring",
+        "load_balancer",
+        "pools",
+    }  # may be absent
     assert set(members) == set(json.loads(encode(snapshot()))) | lacking
 
 
@@ -280,3 +288,14 @@ def test_balancing_of_several_workers_adds_up_by_their_calls():
     assert (http.actual_share, http.target_share, stdio.actual_share, stdio.target_share) == (0.6, 0.4, 0.4, 0.6)
     assert (merged.imbalance, http.latency_ms.p50, http.error_rate, http.requests_total) == (0.2, 60, 0.5, 60)
     assert decode(encode(snapshot(load_balancer=merged))).load_balancer == merged
+
+
+def test_pools_of_several_workers_are_one_for_each_server_and_protocol():
+    one = PoolStatus("a", "http", 3, 1, 2, 0, 100, 1, 3, 1, 0.75)
+    pools = [(one,), (one, PoolStatus("b", "http", 1, 1, 0, 5, 10)), ()]
+    merged = merge([snapshot(pools=part) for part in pools] + [snapshot()]).pools
+    assert merged == (
+        PoolStatus("a", "http", 6, 2, 4, 0, 200, 2, 6, 2, 0.75),
+        PoolStatus("b", "http", 1, 1, 0, 5, 10),
+    )
+    assert "pools" not in json.loads(encode(merge([snapshot(), snapshot()])))

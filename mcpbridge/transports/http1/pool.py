@@ -20,13 +20,15 @@ import re
 import ssl as ssl_module
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from errno import ECONNABORTED
 from time import monotonic
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError
+from mcpbridge.observe.sketch import Window
 from mcpbridge.proxies import Proxy
 from mcpbridge.transports.http1.client import ClientConnection, HttpResponse
 from mcpbridge.transports.http1.dial import raise_dial_error
@@ -36,6 +38,8 @@ from mcpbridge.wire.http1 import encode_request
 __all__ = ["HttpPool", "HttpResponse", "PoolStats"]
 
 UNSAFE_IDLE: Final = 4.0  # seconds: below the shortest keep-alive in common use, Node's 5 s
+MAX_WAITING: Final = 1000  # requests that wait for a connection of a full pool; a further one is told at once
+MEASURED: Final = 8  # of so many takings of an idle connection the time of one is kept
 QUEUE_TIME: Final = 5.0  # seconds a request waits for a connection of a full pool
 MIN_COME_BACK: Final = 0.5  # seconds, whatever the server says: `retry-after: 0` would be a busy loop
 _SECONDS: Final = re.compile(r"[0-9]{1,6}").fullmatch
@@ -48,19 +52,23 @@ class _TurnedAway(ConnectionAbortedError):
 
 
 class PoolStats(NamedTuple):
-    """What a pool did and holds. ``hit_seconds`` sums the time that taking an idle connection took."""
+    """What a pool did and holds. ``took``: a sketch of the seconds that taking an idle connection took, newest five minutes."""
 
     hits: int
     misses: int
     in_use: int
     idle: int
     waiting: int
-    hit_seconds: float
+    took: Mapping[int, int]
 
-    @property
-    def acquire_us(self) -> float:
-        """Mean microseconds to take an idle connection; 0 before the first."""
-        return self.hit_seconds / self.hits * 1e6 if self.hits else 0.0
+
+class Tidied(NamedTuple):
+    """Connections before and after a pool was tidied, and what was closed and opened meanwhile."""
+
+    before: int
+    closed: int
+    opened: int
+    after: int
 
 
 class HttpPool:
@@ -73,6 +81,7 @@ class HttpPool:
         ssl: ssl_module.SSLContext | None = None,
         proxy: Proxy | None = None,
         max_size: int = 100,
+        min_size: int = 0,
         idle_timeout: float = 30,
         max_lifetime: float = 300,
         dial_timeout: float = 10,
@@ -80,6 +89,8 @@ class HttpPool:
     ) -> None:
         """Times in seconds. Without ``ssl`` an https origin is verified against the system's authorities.
 
+        ``min_size``: connections that are kept, and opened ahead, once ``keep`` was called (those past ``max_lifetime`` are
+        replaced; a call that must not run twice still opens a fresh one rather than take one that was idle for long).
         ``queue_time``: how long a request waits for a connection of a full pool, QUEUE_TIME unless given.
         Raises ValueError for a URL that is not http(s) or has no host.
         """
@@ -102,7 +113,8 @@ class HttpPool:
             self._prefix = self.origin
             if proxy.authorization:
                 self._host_line += f"proxy-authorization: {proxy.authorization}\r\n".encode("ascii")
-        self._max_size = max_size
+        self.max_size = max_size
+        self.min_size = min(min_size, max_size)
         self._idle_timeout = idle_timeout
         self._max_lifetime = max_lifetime
         self._dial_timeout = dial_timeout
@@ -115,7 +127,9 @@ class HttpPool:
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._hits = self._misses = 0
-        self._hit_seconds = 0.0
+        self._took = Window()
+        self._filling: asyncio.Task[None] | None = None
+        self._spawn: Spawn | None = None
 
     async def request(
         self,
@@ -175,7 +189,46 @@ class HttpPool:
     def stats(self) -> PoolStats:
         """Counters since the start and what is held now."""
         in_use = len(self._busy) + self._dialing
-        return PoolStats(self._hits, self._misses, in_use, len(self._idle), len(self._waiters), self._hit_seconds)
+        return PoolStats(self._hits, self._misses, in_use, len(self._idle), len(self._waiters), self._took.buckets(monotonic()))
+
+    def keep(self, spawn: Spawn) -> None:
+        """Open what is missing to ``min_size``, now and whenever the pool is looked after. Needs a running loop."""
+        self._spawn = spawn
+        self._keep_least()
+
+    def _keep_least(self) -> None:
+        if self._spawn is not None and self.min_size and not self._is_closed:
+            if self._filling is None or self._filling.done():
+                self._filling = self._spawn(self._refill())
+            self._look_later()
+
+    async def _refill(self) -> None:
+        await self._fill()
+
+    async def tidy(self) -> Tidied:
+        """Close idle connections that are dead, too old, or more than ``min_size``; open up to it. Requests go on."""
+        before, now = self._counted(), monotonic()
+        for connection in list(self._idle):
+            if not connection.is_usable() or now - connection.born > self._max_lifetime or self._counted() > self.min_size:
+                connection.close()
+        closed = before - self._counted()
+        opened = await self._fill()
+        return Tidied(before, closed, opened, self._counted())
+
+    async def _fill(self) -> int:
+        """Open up to ``min_size``; how many were. A server that is not there is tried again when the pool is looked after."""
+        opened = 0
+        while self._counted() < self.min_size and not self._is_closed:
+            self._dialing += 1
+            try:
+                connection = await self._dial()
+            except BridgeError:
+                break
+            finally:
+                self._dialing -= 1
+            opened += 1
+            self._freed(connection, connection.is_usable())
+        return opened
 
     async def close(self) -> None:
         """Close everything; requests under way fail with stream_closed. Idempotent."""
@@ -183,6 +236,8 @@ class HttpPool:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._filling is not None:
+            self._filling.cancel()
         for connection in list(self._idle):
             connection.close()
         for connection in list(self._busy):
@@ -223,7 +278,8 @@ class HttpPool:
     def _take_idle(self, retry_safe: bool) -> ClientConnection | None:
         if not self._idle:
             return None
-        started = time.perf_counter()
+        measures = self._hits % MEASURED == 0
+        started = time.perf_counter() if measures else 0.0
         now = monotonic()
         while self._idle:
             connection = self._idle[-1]
@@ -240,7 +296,8 @@ class HttpPool:
             connection.is_reused = True
             self._busy.add(connection)
             self._hits += 1
-            self._hit_seconds += time.perf_counter() - started
+            if measures:
+                self._took.add(time.perf_counter() - started, now)
             return connection
         return None
 
@@ -254,7 +311,7 @@ class HttpPool:
         began = monotonic()
         while True:
             if queued:
-                connection = await self._turn(retry_safe, fresh, room or self._max_size)
+                connection = await self._turn(retry_safe, fresh, room or self.max_size)
                 if connection is not None:
                     return connection
             self._dialing += 1
@@ -290,6 +347,9 @@ class HttpPool:
                     if self._idle:
                         self._idle[0].close()  # none of them will do, and a new one needs the room
                         continue
+                    if len(self._waiters) >= MAX_WAITING:
+                        detail = f"all connections to the server are in use, and {MAX_WAITING} calls wait for one"
+                        raise BridgeError("server_busy", detail, sent=False)
                     if patience.when() is None:
                         patience.reschedule(monotonic() + self._patience)
                     await self._wait_turn()
@@ -356,11 +416,10 @@ class HttpPool:
     def _freed(self, connection: ClientConnection, reusable: bool) -> None:
         self._busy.discard(connection)
         self._apart.discard(connection)
-        if reusable and not self._is_closed and self._counted() < self._max_size:
+        if reusable and not self._is_closed and self._counted() < self.max_size:
             connection.idle_since = monotonic()
             self._idle.append(connection)
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(self._idle_timeout / 2, self._close_old)
+            self._look_later()
         elif reusable:
             connection.close()
         elif connection in self._idle:
@@ -375,10 +434,17 @@ class HttpPool:
                 waiter.set_result(None)
                 return
 
+    def _look_later(self) -> None:
+        if self._timer is None and not self._is_closed:
+            self._timer = asyncio.get_running_loop().call_later(self._idle_timeout / 2, self._close_old)
+
     def _close_old(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        self._timer = None
+        now = monotonic()
         for connection in list(self._idle):
-            if now - connection.idle_since >= self._idle_timeout or now - connection.born > self._max_lifetime:
+            is_spare = now - connection.idle_since >= self._idle_timeout and self._counted() > self.min_size
+            if is_spare or now - connection.born > self._max_lifetime:
                 connection.close()
-        self._timer = loop.call_later(self._idle_timeout / 2, self._close_old) if self._idle else None
+        if self._idle:
+            self._look_later()
+        self._keep_least()
