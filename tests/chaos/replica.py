@@ -3,8 +3,9 @@
     replica.py OVER ERA FOLDER NAME [PORT]
 
 Every ``tools/call`` and ``prompts/get`` names a ``token`` among its arguments; the answer says it again, and
-``FOLDER/NAME.runs`` gets a line. While ``FOLDER/NAME.garble`` exists every such answer is garbled in one of the ways of
-``garbled_server``. Over stdio each process leaves ``FOLDER/NAME-PID.pid``.
+``FOLDER/NAME.runs`` gets a line. While ``FOLDER/NAME.garble`` exists every such answer is garbled, in the way of
+``garbled_server`` that it names or in any. The name ``never`` gets no answer at all. Over stdio each process leaves
+``FOLDER/NAME-PID.pid``.
 """
 
 from __future__ import annotations
@@ -38,8 +39,16 @@ class ReplicaMind(Mind):
         if method in ("tools/call", "prompts/get"):
             self.token = params.get("arguments", {}).get("token", "")
             os.write(self.runs, f"{self.token}\n".encode())
-            params["name"] = random.choice(GARBLES) if os.path.exists(self.sign) else "well"
+            if params.get("name") != "never":
+                params["name"] = self.fault()
         return super().answer(request)
+
+    def fault(self) -> str:
+        try:
+            sign = Path(self.sign).read_text()
+        except FileNotFoundError:
+            return "well"
+        return sign or random.choice(GARBLES)
 
     def outcome(self, method: str) -> Json:
         found: dict[str, Any] = super().outcome(method)

@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.chaos.conftest import Results
 from tests.chaos.world import SLACK, Client, Replica, World, world
 from tests.support.counts import count
 from tests.support.fault_proxy import Faults
+from tests.support.results import Results
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 DEADLINE = 10.0  # seconds of a call

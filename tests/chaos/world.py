@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,15 @@ class Replica:
         self.port = peers.free_port() if over != "stdio" else 0
         self.process: subprocess.Popen[bytes] | None = None
         self.proxy = FaultProxy(f"127.0.0.1:{self.port}")
+        self.wrapper: Callable[[list[str]], list[str]] = list  # what a child is started by
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def command(self) -> list[str]:
+        """Its own program."""
+        return [sys.executable, *self._arguments]
 
     @property
     def _arguments(self) -> list[str]:
@@ -44,25 +50,27 @@ class Replica:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[dict[str, Any]]:
-        """From its start to its end; gives its endpoint in the configuration."""
+        """Its endpoint in the configuration, while its proxy is there."""
         if self.over == "stdio":
-            yield {"command": sys.executable, "args": self._arguments}
+            program, *arguments = self.wrapper(self.command)
+            yield {"command": program, "args": arguments}
             return
-        try:
-            self.start()
-            async with self.proxy:
-                yield endpoint(self.over, self.proxy.address)
-        finally:
-            self.kill()
+        self.listens()
+        async with self.proxy:
+            yield endpoint(self.over, self.proxy.address)
 
     def start(self) -> None:
         """Start the process; returns when it listens. A child is started by the gateway."""
-        if self.over == "stdio":
-            return
-        self.process = subprocess.Popen(
-            [sys.executable, *self._arguments, str(self.port)], stdout=subprocess.PIPE, env=peers.environment()
-        )
-        assert self.process.stdout
+        if self.over != "stdio":
+            self.spawn()
+            self.listens()
+
+    def spawn(self) -> None:
+        self.process = subprocess.Popen([*self.command, str(self.port)], stdout=subprocess.PIPE, env=peers.environment())
+
+    def listens(self) -> None:
+        """Wait until it does."""
+        assert self.process is not None and self.process.stdout
         assert self.process.stdout.readline() == b"ready\n"
 
     def pids(self) -> list[int]:
@@ -83,9 +91,9 @@ class Replica:
             if self.process.stdout:
                 self.process.stdout.close()
 
-    def garble(self, is_on: bool) -> None:
+    def garble(self, is_on: bool, fault: str = "") -> None:
         path = self.folder / f"{self.name}.garble"
-        path.touch() if is_on else path.unlink(missing_ok=True)
+        path.write_text(fault) if is_on else path.unlink(missing_ok=True)
 
     def runs(self) -> list[str]:
         """The tokens of what it executed."""
@@ -153,12 +161,12 @@ class Client:
         if self.era == "legacy":
             await self.http.open_legacy()
 
-    async def call(self, method: str = RETRY_SAFE, *, name: str = "t", timeout: float = 60.0) -> Call:
-        """Make one call; whatever becomes of it is in the history."""
+    async def call(self, method: str = RETRY_SAFE, *, name: str = "t", timeout: float = 60.0, padding: int = 0) -> Call:
+        """Make one call; whatever becomes of it is in the history. ``padding``: bytes more of arguments."""
         self.last += 1
         call = Call(self.name, method, f"{self.name}-{self.last}", time.monotonic())
         self.world.history.calls.append(call)
-        params: raw.Json = {"name": name, "arguments": {"token": call.token}}
+        params: raw.Json = {"name": name, "arguments": {"token": call.token, "padding": "x" * padding}}
         headers = {"mcp_protocol_version": raw.LEGACY}
         if self.era == "modern":
             params["_meta"] = raw.modern_meta()
@@ -178,18 +186,31 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def world(servers: dict[str, Sequence[str]], **config: Any) -> AsyncIterator[World]:
-    """A gateway in front of ``servers``: name -> the replicas as ``OVER/ERA``. ``config``: more of its configuration."""
+async def world(
+    servers: dict[str, Sequence[str]],
+    *,
+    wrappers: dict[str, Callable[[list[str]], list[str]]] | None = None,
+    files: int | None = None,
+    **config: Any,
+) -> AsyncIterator[World]:
+    """A gateway in front of ``servers``: name -> the replicas as ``OVER/ERA``. ``config``: more of its configuration.
+
+    ``wrappers``: server -> what its children are started by; ``files``: how many the gateway may have open.
+    """
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         replicas: dict[str, list[Replica]] = {}
         entries = []
         for name, kinds in servers.items():
-            replicas[name] = [
-                Replica(*kind.split("/"), folder, f"{name}-{number}-{kind.split('/')[0]}") for number, kind in enumerate(kinds)
-            ]
-            endpoints = [await stack.enter_async_context(replica.running()) for replica in replicas[name]]
-            entries.append({"name": name, "endpoints": endpoints})
+            each = [kind.split("/") for kind in kinds]
+            replicas[name] = [Replica(over, era, folder, f"{name}-{at}-{over}") for at, (over, era) in enumerate(each)]
+        for replica in [one for some in replicas.values() for one in some if one.over != "stdio"]:
+            replica.spawn()
+            stack.callback(replica.kill)
+        for name, members in replicas.items():
+            for replica in members if wrappers and name in wrappers else ():
+                replica.wrapper = wrappers[name]
+            entries.append({"name": name, "endpoints": [await stack.enter_async_context(one.running()) for one in members]})
         document = {
             "auth": {"type": "none"},
             "server": {"tls": {"enabled": False}},
@@ -207,6 +228,8 @@ async def world(servers: dict[str, Sequence[str]], **config: Any) -> AsyncIterat
             "CHAOS_TASKS": str(tasks),
         }
         command = [sys.executable, str(HERE / "watched.py"), "gateway", "--config", str(file)]
+        if files is not None:
+            command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
         process = stack.enter_context(peers.running(command, **variables))
         await asyncio.to_thread(peers.wait_listening, process, f"http://127.0.0.1:{port}/healthz")
         yield World(replicas, f"http://127.0.0.1:{port}", process, tasks)

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import peers, setup
+from tests.support.results import results
+
+__all__ = ["results"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,15 +12,18 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.support import peers, raw, setup
 from tests.support.counts import count
+from tests.support.results import Results
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3000)]
 GOOD = [sys.executable, str(peers.HERE / "awkward_server.py"), "good"]
+AT_ONCE = 6  # routers side by side: most of a cycle is waiting
 GONE = 8.0  # seconds after the end of the router until nothing of its children is left
 MARK = "SURVIVOR_TEST_MARK"  # no MCPBRIDGE_ name: those are not passed on to children
 
@@ -112,18 +115,21 @@ def survivors(mark: str) -> dict[int, str]:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to count processes")
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_nothing_survives_the_router(wrapper: str) -> None:
+def test_nothing_survives_the_router(wrapper: str, results: Results) -> None:
     """Every cycle ends in the next of three ways; the count is the tier's."""
-    left: list[tuple[int, str, dict[int, str]]] = []
-    cycles = -(-count("kill_cycles") // len(WRAPPERS)) if wrapper != "npx" else max(3, count("kill_cycles") // 5)
-    for cycle in range(max(cycles, len(ENDS))):
+
+    def once(cycle: int) -> tuple[int, str, dict[int, str]]:
         mark, how = uuid.uuid4().hex, ENDS[cycle % len(ENDS)]
         process = start(WRAPPERS[wrapper](), mark)
         assert len(marked(mark)) > 1, "the mark finds no child, so this test would prove nothing"
         end(process, how)
-        if found := survivors(mark):
-            left.append((cycle, how, found))
-    assert not left, left
+        return cycle, how, survivors(mark)
+
+    cycles = max(len(ENDS), -(-count("router_cycles") // len(WRAPPERS)))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        outcomes = list(pool.map(once, range(cycles)))
+    assert not (left := [outcome for outcome in outcomes if outcome[2]]), left
+    results[f"survivors_{wrapper.partition(' ')[0]}{'_deaf' * (' ' in wrapper)}"] = {"cycles": cycles, "survivors": 0}
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to count processes")

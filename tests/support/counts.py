@@ -21,7 +21,9 @@ COUNTS = {
     "examples": Count(40, 300, 4000),  # Hypothesis examples per property
     "fuzz_seconds": Count(0, 10, 40),  # per fuzz target
     "kill_cycles": Count(2, 10, 100),  # connect and kill a stdio child behind npx and sh wrappers
+    "router_cycles": Count(4, 12, 1000),  # connect and kill a router whose children, behind wrappers, ignore SIGTERM
     "chaos_rounds": Count(1, 2, 12),  # each fault so often, on one replica after the other
+    "hang_ups": Count(100, 200, 1000),  # of clients in the middle of a call
     "mixed_calls": Count(500, 2000, 10000),  # calls of 50 clients that all count their ids from 1
     "differential_messages": Count(300, 2000, 100_000),  # generated ones per cell, both ways together
     "guard_rounds": Count(1, 3, 7),  # of the hot path against the reference hop
