@@ -80,7 +80,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("conformance", special("conformance", "-n", "2"), {"T1": 200, "T2": 300}, peers=True),
     Stage("interaction", special("interaction", "-n", "2"), {"T1": 150, "T2": 150}, peers=True),
     Stage("real", special("real"), {"T1": 660, "T2": 1100}, peers=True),
-    Stage("chaos", special("chaos"), {"T1": 240, "T2": 900}, peers=True),
+    Stage("chaos", special("chaos"), {"T1": 240, "T2": 2400}, peers=True),
     Stage("security", special("security"), {"T1": 80, "T2": 90}),
     Stage("tui", special("tui"), {"T1": 90, "T2": 90}),
     Stage("guard", bench("guard"), {"T1": 60, "T2": 90}, tests=False),

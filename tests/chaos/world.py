@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.history import RETRY_SAFE, Call, History
+from tests.interaction.cells import listeners
 from tests.support import peers, raw
 from tests.support.fault_proxy import FaultProxy
 from tests.support.garbled_server import endpoint
@@ -219,17 +220,16 @@ async def world(
         }
         file = folder / "gateway.yaml"
         file.write_text(json.dumps(document))
-        port = peers.free_port()
         tasks = folder / "tasks"
         variables = {
-            "MCPBRIDGE_SERVER__PORT": str(port),
+            "MCPBRIDGE_SERVER__PORT": "0",
             "MCPBRIDGE_SERVER__MAX_CONNECTIONS_PER_IP": "2000",
-            "MCPBRIDGE_METRICS__ENDPOINT": f"127.0.0.1:{peers.free_port()}",
+            "MCPBRIDGE_METRICS__ENABLED": "false",
             "CHAOS_TASKS": str(tasks),
         }
         command = [sys.executable, str(HERE / "watched.py"), "gateway", "--config", str(file)]
         if files is not None:
             command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
         process = stack.enter_context(peers.running(command, **variables))
-        await asyncio.to_thread(peers.wait_listening, process, f"http://127.0.0.1:{port}/healthz")
-        yield World(replicas, f"http://127.0.0.1:{port}", process, tasks)
+        addresses = await asyncio.to_thread(listeners, process)
+        yield World(replicas, addresses["http"], process, tasks)
