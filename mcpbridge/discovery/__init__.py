@@ -26,6 +26,7 @@ from mcpbridge.observe.log import log
 from mcpbridge.observe.snapshot import timestamp
 
 DEBOUNCE: Final = 2.0  # seconds in which changes are gathered
+CALM: Final = 0.2  # seconds between two looks at all that a provider knows
 EMPTY_HOLD: Final = 30.0  # seconds a source must find nothing before it is believed
 MAX_SKIPPED: Final = 50  # objects that are named in the health view, each source
 STATES: Final = ("ok", "degraded", "starting", "down")  # the best first
@@ -132,6 +133,15 @@ class Provider(Protocol):
     name: str
 
     async def watch(self, source: Source) -> None: ...
+
+
+async def calmly(asked: asyncio.Event, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Work whenever it was asked for, once for what comes at the same time. For ever."""
+    while True:
+        await asked.wait()
+        asked.clear()
+        await work()
+        await asyncio.sleep(CALM)
 
 
 class Discovery(Generic[T]):

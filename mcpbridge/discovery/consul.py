@@ -25,7 +25,7 @@ import msgspec
 
 from mcpbridge.config.kinds import is_loopback
 from mcpbridge.config.sections import NAME_PATTERN, NAMESPACE_PATTERN, EndpointSpec, ServerSpec
-from mcpbridge.discovery import Source
+from mcpbridge.discovery import Source, calmly
 from mcpbridge.discovery.stranger import endpoint
 from mcpbridge.outbound import OutboundError, get
 
@@ -65,9 +65,11 @@ class Consul:
         watches: dict[str, asyncio.Task[None]] = {}
         unread: set[str] = set()  # what cannot be read now
 
-        def changed() -> None:
+        changed = asyncio.Event()
+
+        async def tell() -> None:
             if not unread and all(name in found for name in watches):  # half a picture is none
-                source.found(*servers_of(found, self._detect, self._is_local))
+                source.found(*await asyncio.to_thread(servers_of, dict(found), self._detect, self._is_local))
 
         def failed(what: str, reason: str) -> None:
             unread.add(what)
@@ -90,16 +92,17 @@ class Consul:
                     query = {"passing": "true", "tag": self._tag}
                     work = self._follow(path, query, partial(keep, name), partial(failed, name))
                     watches[name] = group.create_task(work)
-            changed()
+            changed.set()
 
         def keep(name: str, instances: Any) -> None:
             if not isinstance(instances, list):
                 raise ValueError(f"the agent's answer is no list of instances of {name}")
             found[name] = instances
             unread.discard(name)
-            changed()
+            changed.set()
 
         async with asyncio.TaskGroup() as group:
+            group.create_task(calmly(changed, tell))
             await self._follow(_CATALOG, {}, take, partial(failed, _CATALOG))
 
     async def _follow(

@@ -27,7 +27,7 @@ import msgspec
 
 from mcpbridge.config.kinds import is_loopback
 from mcpbridge.config.sections import NAME_PATTERN, NAMESPACE_PATTERN, EndpointSpec, ServerSpec
-from mcpbridge.discovery import Source
+from mcpbridge.discovery import Source, calmly
 from mcpbridge.discovery.stranger import endpoint
 
 PREFIX: Final = "mcp.bridge/"
@@ -74,6 +74,7 @@ class Kubernetes:
         while True:
             began = now()
             try:
+                await asyncio.to_thread(_import)  # it takes more than a second
                 async with self._client() as client:
                     await self._follow_both(client, source)
             except ImportError:
@@ -104,19 +105,29 @@ class Kubernetes:
     async def _follow_both(self, client: Any, source: Source) -> None:
         from kubernetes_asyncio.client import CoreV1Api, DiscoveryV1Api
 
-        def changed() -> None:
-            if self._services is not None and self._slices is not None and not self._unread:  # half a picture is none
-                source.found(*servers_of(self._services, self._slices, self._detect, self._is_local))
+        changed = asyncio.Event()
+
+        async def tell() -> None:
+            if self._services is None or self._slices is None or self._unread:
+                return  # half a picture is none
+            known = dict(self._services), dict(self._slices)
+            try:
+                found = await asyncio.to_thread(servers_of, *known, self._detect, self._is_local)
+            except (TypeError, AttributeError, KeyError) as error:
+                source.failed(f"the API cannot be read: {_said(error)}")
+                return
+            if not self._unread:
+                source.found(*found)
 
         def take_services(objects: Objects) -> None:
             self._services = objects
             self._unread.discard("services")
-            changed()
+            changed.set()
 
         def take_slices(objects: Objects) -> None:
             self._slices = objects
             self._unread.discard("slices")
-            changed()
+            changed.set()
 
         def failed(kind: str, reason: str) -> None:
             self._unread.add(kind)
@@ -125,6 +136,7 @@ class Kubernetes:
         services = CoreV1Api(client).list_service_for_all_namespaces
         slices = DiscoveryV1Api(client).list_endpoint_slice_for_all_namespaces
         async with asyncio.TaskGroup() as group:
+            group.create_task(calmly(changed, tell))
             group.create_task(self._follow(services, self._labels, take_services, partial(failed, "services")))
             group.create_task(self._follow(slices, SERVICE_NAME, take_slices, partial(failed, "slices")))
 
@@ -193,6 +205,11 @@ class Kubernetes:
 
     def _is_ours(self, item: Mapping[str, Any]) -> bool:
         return self._pattern.fullmatch(item["metadata"]["namespace"]) is not None
+
+
+def _import() -> None:
+    import kubernetes_asyncio.client
+    import kubernetes_asyncio.config  # noqa: F401
 
 
 @asynccontextmanager
@@ -284,7 +301,7 @@ def _address(text: object) -> str:
 
 
 def _key(item: Mapping[str, Any]) -> Key:
-    return item["metadata"]["namespace"], item["metadata"]["name"]
+    return item["metadata"]["namespace"], str(item["metadata"]["name"])
 
 
 def _used(item: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -294,7 +311,7 @@ def _used(item: Mapping[str, Any]) -> Mapping[str, Any]:
     return {
         "metadata": {
             "namespace": metadata["namespace"],
-            "name": metadata["name"],
+            "name": str(metadata["name"]),
             "labels": {SERVICE_NAME: labels[SERVICE_NAME]} if SERVICE_NAME in labels else {},
             "annotations": {key: value for key, value in notes.items() if key.startswith(PREFIX)},
         },

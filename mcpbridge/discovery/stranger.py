@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from functools import lru_cache
 from typing import Final
 
 from msgspec.structs import replace
@@ -21,10 +22,13 @@ from mcpbridge.config.protocols import ADDRESS, PROTOCOLS
 from mcpbridge.config.sections import EndpointSpec
 
 _SCHEMES: Final = {"auto": "http", "http": "http", "websocket": "ws", "sse": "sse", "tcp_binary": "tcp"}
+MAX_KNOWN: Final = 20_000  # endpoints that are remembered as good
 _WEIGHT: Final = number(0, 100)
 _PATH: Final = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]{0,1023}")
 _NAME: Final = re.compile(r"(?=.{1,253}\.?$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
 _METADATA: Final = ("metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal")
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_NOWHERE: Final = ipaddress.ip_network("240.0.0.0/4")  # with the broadcast address
 _METADATA_HOSTS: Final = frozenset(
     ipaddress.ip_address(host) for host in ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254")
 )
@@ -58,7 +62,12 @@ def endpoint(
     if path and spoken == "tcp_binary":
         raise ValueError("protocol tcp_binary has no path")
     where = path or PROTOCOLS["http" if spoken == "auto" else spoken].path
-    url = f"{_SCHEMES[spoken]}://{_host(host, local)}:{port}{where}"
+    return _checked(spoken, host, port, where, weight, local)
+
+
+@lru_cache(maxsize=MAX_KNOWN)  # a tenth of a millisecond each, and a cluster is looked at again at every change
+def _checked(spoken: str, host: str, port: int, path: str, weight: str, local: bool) -> EndpointSpec:
+    url = f"{_SCHEMES[spoken]}://{_host(host, local)}:{port}{path}"
     spec = EndpointSpec(url=str(ADDRESS.parse(url)))
     try:
         return replace(spec, protocol=spoken, weight=_WEIGHT.parse(weight) if weight else 1.0)
@@ -72,13 +81,16 @@ def _host(text: str, local: bool) -> str:
         address = ipaddress.ip_address(text)
     except ValueError:
         return _named(text, local)
+    meant = address
     if isinstance(address, ipaddress.IPv6Address):
         if address.scope_id:
             raise ValueError(f"address {text[:60]} has a zone")
-        address = address.ipv4_mapped or address.sixtofour or address
-    if address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA_HOSTS:
+        nat64 = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None
+        meant = address.ipv4_mapped or address.sixtofour or nat64 or address
+    is_nobody = meant.is_link_local or meant.is_multicast or meant.is_unspecified or meant in _NOWHERE
+    if is_nobody or meant in _METADATA_HOSTS:
         raise ValueError(f"address {text[:60]} is link-local, metadata or nobody's")
-    if address.is_loopback and not local:
+    if meant.is_loopback and not local:
         raise ValueError(f"address {text[:60]} is one of this machine")
     return f"[{address}]" if address.version == 6 else str(address)
 

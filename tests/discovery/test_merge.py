@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mcpbridge.config.sections import EndpointSpec, ServerSpec
-from mcpbridge.discovery import EMPTY_HOLD, Discovery, Source
+from mcpbridge.discovery import EMPTY_HOLD, Discovery, Source, calmly
 
 
 def server(name: str, port: int = 1) -> ServerSpec:
@@ -210,3 +210,19 @@ async def test_the_whole_is_down_only_when_every_provider_is(static: bool, state
             source.failed("refused")
     told = discovery.told()
     assert (told.status, told.healthy) == (whole, whole in ("ok", "degraded"))
+
+
+async def test_what_is_asked_at_once_is_looked_at_once() -> None:
+    asked, looks = asyncio.Event(), asyncio.Queue[int]()
+
+    async def look() -> None:
+        looks.put_nowait(1)
+
+    task = asyncio.ensure_future(calmly(asked, look))
+    for _ in range(50):
+        asked.set()
+    await asyncio.wait_for(looks.get(), 5)
+    asked.set()
+    await asyncio.wait_for(looks.get(), 5)
+    assert looks.empty()
+    task.cancel()
