@@ -72,9 +72,13 @@ class Balancer:
         weigh = self.policy.weight
         candidates = [one for one in candidates if one.weight * weigh(one.protocol) > 0.0] or candidates
         groups: dict[str, list[C]] = {}
-        for one in sorted(candidates, key=lambda one: self.policy.rank(one.protocol)):
+        for one in candidates:
             groups.setdefault(one.protocol, []).append(one)
-        group = groups[self._group(groups, now, caller, strategy or self.policy.strategy, panic)]
+        if len(groups) == 1:
+            group = groups[candidates[0].protocol]
+        else:
+            ordered = {name: groups[name] for name in sorted(groups, key=self.policy.rank)}
+            group = ordered[self._group(ordered, now, caller, strategy or self.policy.strategy, panic)]
         return group[0] if len(group) == 1 else self._endpoint(group, now, panic)
 
     def targets(self, members: Sequence[Candidate], now: float) -> dict[str, float] | None:
@@ -91,7 +95,7 @@ class Balancer:
 
     def _group(self, groups: dict[str, list[C]], now: float, caller: str, strategy: Strategy, panic: bool) -> str:
         first = next(iter(groups))
-        if len(groups) == 1 or strategy == "priority":
+        if strategy == "priority":
             return first
         if strategy == "protocol_specific":
             return caller if caller in groups else first
