@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.chaos.conftest import Results
+from tests.support.results import Results
 from tests.chaos.history import RETRY_SAFE
 from tests.chaos.world import SLACK, Client, Replica, World, world
 from tests.discovery.test_kubernetes import SPACE, piece, service
