@@ -15,11 +15,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.results import Results
 from tests.chaos.history import RETRY_SAFE
 from tests.chaos.world import SLACK, Client, Replica, World, world
 from tests.discovery.test_kubernetes import SPACE, piece, service
 from tests.support.kubernetes_api import KubernetesApi
+from tests.support.results import Results
 
 pytest.importorskip("kubernetes_asyncio")
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
