@@ -31,6 +31,9 @@ from mcpbridge.observe.snapshot import PROTOCOL_NAMES, Event, is_healthy, timest
 WINDOW = SLOT * SLOTS  # seconds over which shares are told
 _REQUESTS = "mcp_gateway_load_balancer_requests_total"
 _WEIGHT = "mcp_gateway_protocol_weight"
+_MEMBERS = frozenset({"weights", "endpoints"})  # of what a PUT says
+SHOWN = 100  # characters of a name that is not ours, in an error
+LISTED = 20  # names that are ours, in an error
 _log = log("balance")
 
 
@@ -196,6 +199,8 @@ class Balance:
 
     async def _put(self, asked: Asked) -> Any:
         protocols, endpoints = (asked.members.get(name, {}) for name in ("weights", "endpoints"))
+        for name in asked.members.keys() - _MEMBERS:
+            raise _wrong(f"{name[:SHOWN]}: unknown member; possible are {' and '.join(sorted(_MEMBERS))}")
         self.set_weights(protocols, endpoints, asked.by)
         return weights_of(self.snapshot(time.monotonic()))
 
@@ -205,17 +210,23 @@ class Balance:
             raise _wrong('{"weights": {PROTOCOL: NUMBER}, "endpoints": {NAME: NUMBER}} expected, one of them at least')
         servers = list(self._servers())
         known = {backend.name: backend for server in servers for backend in server.backends}
-        for name in [*(protocols.keys() - set(PROTOCOL_NAMES)), *(endpoints.keys() - known.keys())]:
-            raise _wrong(f"{name}: no {'endpoint' if name in endpoints else 'protocol'} has this name")
+        for kind, given, names in (("protocol", protocols, PROTOCOL_NAMES), ("endpoint", endpoints, known)):
+            for name in given.keys() - set(names):
+                shown = name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
+                raise _wrong(f"{shown}: no {kind} has this name; there are: {_some(names)}")
         wanted = {**self._policy.weights, **protocols}
-        sets = [wanted] + [{b.name: endpoints.get(b.name, b.weight) for b in s.backends} for s in servers if s.backends]
-        for weights in sets if endpoints else sets[:1]:
-            reason = wrong_weights(weights)
+        sets = [("protocols", wanted)]
+        for server in servers:
+            if any(backend.name in endpoints for backend in server.backends):
+                own = {backend.name: endpoints.get(backend.name, backend.weight) for backend in server.backends}
+                sets.append((f"endpoints of server {server.name!r}", own))
+        for whose, weights in sets:
+            reason = wrong_weights(weights, whose)
             if reason is not None:
                 raise _wrong(reason)
-        self._policy.weights = {name: float(weight) for name, weight in wanted.items()}
+        self._policy.weights = {name: float(weight) + 0.0 for name, weight in wanted.items()}  # -0.0 is 0.0
         for name, weight in endpoints.items():
-            known[name].weight = float(weight)
+            known[name].weight = float(weight) + 0.0
         said = ", ".join(f"{name} {weight:g}" for name, weight in {**protocols, **endpoints}.items())
         self._note(by, f"weights set: {said}")
 
@@ -258,6 +269,13 @@ class Balance:
         _log.info(said, by=by)
         self._tell(Event(self._at, "info", "weights", said))
         self._changed()
+
+
+def _some(names: Iterable[str]) -> str:
+    """The names for a message, not all of very many."""
+    first = list(names)
+    more = f" and {len(first) - LISTED} more" if len(first) > LISTED else ""
+    return (", ".join(first[:LISTED]) or "none") + more
 
 
 def _wrong(reason: str) -> BridgeError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Final
@@ -39,7 +40,7 @@ class FileWatch:
             self._seen = stamps
             return False
         content = self._content()
-        if content is None:  # gone, or not yet there again: what was read last stays
+        if content is None:  # gone, not yet there again, or no file at all: what was read last stays
             return False
         self._settled = stamps
         changed = content != self._digest
@@ -60,12 +61,19 @@ class FileWatch:
         digest = sha256()
         for path in self._paths():
             try:
-                with open(path, "rb") as file:
+                with open(path, "rb", opener=_without_waiting) as file:
+                    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                        return None
                     content = file.read(MAX_BYTES)
             except OSError:
                 return None
             digest.update(len(content).to_bytes(8) + path.encode(errors="surrogateescape") + b"\0" + content)
         return digest.digest()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe, such as the shell's ``<(...)``, is opened whether or not somebody writes into it; it is never read here."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _stamp(path: str) -> _Stamp | None:

@@ -11,6 +11,7 @@ Source: contract ``config.reload``, http.gateway.reload; reliability section 3, 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from mcpbridge.admin.app import Action, Asked
 from mcpbridge.config.changes import changed_keys, is_live
 from mcpbridge.config.gateway import GatewayConfig, start_problems
 from mcpbridge.config.load import Loaded
-from mcpbridge.config.problems import ConfigError, Problem
+from mcpbridge.config.problems import ConfigError, Place, Problem
 from mcpbridge.file_watch import FileWatch
 from mcpbridge.observe.log import log
 from mcpbridge.observe.metrics import Registry
@@ -117,6 +118,9 @@ class Reload:
         return (await self.now(f"asked for by {asked.by}")).as_json()
 
     def _read(self) -> Loaded[GatewayConfig]:
+        path = self.loaded.path
+        if path is not None and os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise ConfigError([Problem(Place(path), "no regular file, so it cannot be read again", "restart to read it anew")])
         loaded = self._load()
         if problems := start_problems(loaded.config, loaded.places):
             raise ConfigError(problems)

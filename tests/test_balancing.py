@@ -140,21 +140,30 @@ def test_weights_change_at_run_time_and_bad_ones_change_nothing(tmp_path: Path) 
         assert (view["changed_by"], view["defaults"]) == ("local", configured["defaults"])
         assert one.calls(5) == {"websocket": 5}
         for body, reason in (
-            ({"weights": {"http": -1}}, "http: a number from 0 to 100 expected"),
-            ({"weights": {"stdio": 7, "http": 101}}, "http: a number"),
-            ({"weights": {"http": "NaN"}}, "http: a number"),
-            ({"weights": {"http": None}}, "http: a number"),
-            ({"weights": {"websocket": 0}}, "all are 0"),
+            ({"weights": {"http": -1}}, "http: 0 or a number from 1e-09 to 100 expected"),
+            ({"weights": {"stdio": 7, "http": 101}}, "http: 0 or a number"),
+            ({"weights": {"http": "NaN"}}, "http: 0 or a number"),
+            ({"weights": {"http": None}}, "http: 0 or a number"),
+            ({"weights": {"websocket": 0}}, "weight 0"),
             ({"weights": {"grpc": 1}}, "grpc: no protocol has this name"),
             ({"endpoints": {"s/7": 1}}, "s/7: no endpoint"),
-            ({"endpoints": {"s/0": 0, "s/1": 0, "s/2": 0}}, "all are 0"),
-            ({"weights": {"stdio": 7}, "endpoints": {"s/0": -1}}, "s/0: a number"),
+            ({"endpoints": {"s/0": 0, "s/1": 0, "s/2": 0}}, "weight 0"),
+            ({"weights": {"stdio": 7}, "endpoints": {"s/0": -1}}, "s/0: 0 or a number"),
             ({"weights": [1]}, "expected"),
             ({}, "expected"),
         ):
             status, answer = ask(f"{api}/weights", body, method="PUT")
             assert (status, reason in answer["error"]["message"]) == (400, True), answer
-        assert ask(f"{api}/weights", b'{"weights":{"http":NaN}}', method="PUT")[0] == 400
+        for bad, reason in (
+            (b'{"weights":{"http":NaN}}', "line 1 column 20"),
+            (b'{"weights":{"http":1,"http":2}}', "duplicate key"),
+            (b'{"weights":{"http":5e-324}}', "http: 0 or a number from 1e-09"),
+            (b'{"weights":{"http":1},"endpoint":{"s/0":1}}', "endpoint: unknown member; possible are endpoints and weights"),
+            (b'{"weights":{"%b":1}}' % (b"x" * 100_000), "xxx...: no protocol has this name; there are: stdio"),
+        ):
+            status, answer = ask(f"{api}/weights", bad, method="PUT")
+            assert (status, reason in answer["error"]["message"]) == (400, True), answer
+            assert len(answer["error"]["message"]) < 400
         assert ask(f"{api}/weights")[1] == view
         shown = one.metrics("mcp_gateway_protocol_weight")
         assert shown == {f'current_weight="{weight}",protocol="{name}"': float(weight) for name, weight in only.items()}
@@ -162,6 +171,19 @@ def test_weights_change_at_run_time_and_bad_ones_change_nothing(tmp_path: Path) 
         assert (answer["before"], answer["after"]) == (only, configured["weights"])
         assert set(one.calls(10)) == {"stdio", "websocket", "tcp_binary"}
         assert ask(f"{api}/weights")[1]["endpoints"]["s/0"] == 1.0
+
+
+def test_a_server_whose_only_endpoint_is_a_last_resort_keeps_nobody_from_weighing_others(tmp_path: Path) -> None:
+    servers = [
+        {"name": name, "endpoints": [{"command": DEMO[0], "args": DEMO[1:], "weight": weight}]}
+        for name, weight in (("s", 1), ("t", 0))
+    ]
+    with bench(tmp_path, servers=servers) as one:
+        place = f"{one.base}/api/v1/load-balancer/weights"
+        status, view = ask(place, {"endpoints": {"s/0": 2}}, method="PUT")
+        assert (status, view.get("endpoints")) == (200, {"s/0": 2.0, "t/0": 0.0}), view
+        status, answer = ask(place, {"endpoints": {"s/0": 0}}, method="PUT")
+        assert (status, "all endpoints of server 's' would have weight 0" in answer["error"]["message"]) == (400, True), answer
 
 
 @pytest.mark.requirement("http.gateway.lb.rebalance", "http.gateway.lb.performance", "http.gateway.lb.status")

@@ -58,3 +58,16 @@ def test_a_link_to_another_directory_is_a_change(tmp_path: Path) -> None:
     (tmp_path / "new").symlink_to("2")
     os.replace(tmp_path / "new", tmp_path / "data")
     assert changed(watch)
+
+
+def test_a_pipe_is_never_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    os.mkfifo(path)
+    watch = FileWatch(lambda: [str(path)])
+    assert not changed(watch)
+    path.unlink()
+    path.write_text("1")
+    assert changed(watch)
+    path.unlink()
+    os.mkfifo(path)
+    assert not changed(watch)

@@ -178,6 +178,7 @@ def test_a_fault_changes_nothing_and_is_said_with_its_place(gateway: Running) ->
         (gateway.text("a") + "\n}", None, "not valid YAML"),
         (gateway.text("a", server={"tls": {"enabled": True, "cert_file": "/nowhere"}}), None, "cannot read /nowhere"),
         (gateway.text("a") + "#" * 5_000_000, 0, "larger than"),
+        ("[" * 200_000, None, "nested deeper"),
     ]:
         gateway.path.write_text(text)
         answer = gateway.reload()
@@ -189,6 +190,8 @@ def test_a_fault_changes_nothing_and_is_said_with_its_place(gateway: Running) ->
         assert gateway.is_told(False)
     gateway.path.unlink()
     assert "no such file" in gateway.reload()["errors"][0]["message"]
+    os.mkfifo(gateway.path)
+    assert "no regular file" in gateway.reload()["errors"][0]["message"]
     gateway.write("a", "b")
     assert gateway.reload()["reloaded"]
     assert gateway.config()["last_reload_ok"] is True

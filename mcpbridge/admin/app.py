@@ -30,6 +30,7 @@ from mcpbridge.policies.authorize import allows, require
 from mcpbridge.policies.hosts import HostRules, is_loopback_host, refusal
 from mcpbridge.transports.http1.server import HttpRequest, Responder
 from mcpbridge.wire.sse import encode_event
+from mcpbridge.wire.strict import check_bytes, check_duplicates
 
 
 class Asked(NamedTuple):
@@ -59,6 +60,11 @@ SHORTEST, LONGEST = 0.25, 60.0  # seconds between two snapshots of a stream
 _LOOK = 1.0  # a stream with a longer interval looks this often whether the bridge drains
 
 _BODY_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})  # the second is curl's default
+_HINTS = {
+    "unauthorized": "send Authorization: Bearer TOKEN with the scope this needs",
+    "forbidden": "send Authorization: Bearer TOKEN with the scope this needs",
+    "parse_error": "send one JSON object; JSON has no NaN, no Infinity and no key twice",
+}
 _PROXY_HEADERS = ("forwarded", "x-real-ip", "via")
 
 
@@ -270,13 +276,23 @@ class App:
         kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
         if kind not in _BODY_TYPES:
             return _error(415, "the body is not JSON", "send Content-Type: application/json", id)
-        try:
-            members = msgspec.json.decode(content) if content.strip() else {}
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            members = None
-        if not isinstance(members, dict):
-            return _error(400, "the body is no JSON object", "an empty body will do where nothing has to be said", id)
+        members = _members(content)
         return _ok(200, JSON[1], body(await act.run(Asked(members, by, place))))
+
+
+def _members(content: bytes) -> dict[str, Any]:
+    """What an action's body says. Raises BridgeError("parse_error") with the place, "invalid_request" for no object."""
+    if not content.strip():
+        return {}
+    check_bytes(content)
+    check_duplicates(content)
+    try:
+        found = msgspec.json.decode(content)
+    except msgspec.DecodeError as error:  # a number that is out of range
+        raise BridgeError("parse_error", str(error)) from None
+    if not isinstance(found, dict):
+        raise BridgeError("invalid_request", "the body is no JSON object; an empty one will do where nothing has to be said")
+    return found
 
 
 async def _send(answer: Answer, responder: Responder) -> None:
@@ -312,7 +328,7 @@ def _not_allowed(allow: str, id: str) -> Answer:
 def _refused(error: BridgeError, id: str) -> Answer:
     status = error.fault.status
     code = {401: "MCPB-AUTH-401", 403: "MCPB-AUTH-SCOPE"}.get(status)
-    hint = "send Authorization: Bearer TOKEN with the scope this needs" if status in (401, 403) else ""
+    hint = _HINTS.get(error.reason, "")
     answer = _error(status, str(error), hint, id, code)
     challenge = error.data.get("challenge")
     more = [("www-authenticate", challenge)] if challenge else [("retry-after", "60")] if status == 429 else []

@@ -36,7 +36,7 @@ from mcpbridge.config.kinds import (
     matching,
     size,
 )
-from mcpbridge.config.problems import Place, Problem
+from mcpbridge.config.problems import Place, Problem, place_of
 from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import Row, Section
 from mcpbridge.config.sections import Logging, ServerSpec
@@ -295,7 +295,7 @@ def check(config: GatewayConfig, place: Mapping[str, Place]) -> list[Problem]:
     problems: list[Problem] = []
 
     def fault(key: str, message: str, hint: str = "") -> None:
-        problems.append(Problem(place.get(key, Place()), f"{key}: {message}", hint, key))
+        problems.append(Problem(place_of(key, place), f"{key}: {message}", hint, key))
 
     remedy = "make one: openssl rand -base64 48"
     if config.auth.type == "none" and not is_loopback(config.server.host):

@@ -164,7 +164,7 @@ def number(minimum: float, maximum: float) -> Kind:
     def parse(text: str) -> float:
         value = float(text) if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", text) else -1.0
         if not minimum <= value <= maximum:
-            raise ValueError(f"a number from {minimum:g} to {maximum:g} expected")
+            raise ValueError(f"a number from {minimum:g} to {maximum:g}")
         return value
 
     return Kind("float", parse, {"type": "number", "minimum": minimum, "maximum": maximum})

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from mcpbridge.config.router import RouterConfig
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
+MAX_DEPTH = 64  # levels of a file
 
 C = TypeVar("C", bound=Section)
 _PAIR = re.compile(r"((?<!\\)(?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})")
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.2, section 5.1
 Shift = Callable[[int, int], tuple[int, int]]
 
 
@@ -240,7 +242,12 @@ def compose(text: str, source: str, shift: Shift | None = None) -> Node | None:
     if text.lstrip()[:1] in ("{", "["):
         # What JSON allows and YAML does not: tabs as white space, and a character in two escapes.
         text = _PAIR.sub(lambda match: match[1] + json.loads(f'"{match[2]}"'), text.replace("\t", " "))
+    if (foreign := _UNPRINTABLE.search(text)) is not None:
+        line, column = text.count("\n", 0, foreign.start()) + 1, foreign.start() - text.rfind("\n", 0, foreign.start())
+        place = Place(source, *(shift(line, column) if shift is not None else (line, column)))
+        raise ConfigError([Problem(place, f"not valid YAML: a character U+{ord(foreign[0]):04X}, which no text has")])
     try:
+        _check_depth(text, loader, source, shift)
         documents = [node for node in yaml.compose_all(text, Loader=loader) if node.tag != "tag:yaml.org,2002:null"]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -251,8 +258,6 @@ def compose(text: str, source: str, shift: Shift | None = None) -> Node | None:
         raise ConfigError([Problem(Place(source, line, column), f"not valid YAML: {words}")]) from None
     except yaml.YAMLError as error:
         raise ConfigError([Problem(Place(source), f"not valid YAML: {' '.join(str(error).split())}")]) from None
-    except RecursionError:
-        raise ConfigError([Problem(Place(source), "not valid YAML: nested too deeply")]) from None
     if len(documents) > 1:
         maps = [document for document in documents if wrapped(document) is not None]
         if len(maps) == 1:
@@ -260,6 +265,24 @@ def compose(text: str, source: str, shift: Shift | None = None) -> Node | None:
         mark = documents[1].start_mark
         raise ConfigError([Problem(Place(source, mark.line + 1, mark.column + 1), "a second document begins here", "keep one")])
     return documents[0] if documents else None
+
+
+def _check_depth(text: str, loader: Any, source: str, shift: Shift | None) -> None:
+    """Refuse what is nested too deeply before nodes are made of it: the library does that by recursion, and its half in C takes
+    the process down with the stack. Raises ConfigError with the place; the library's errors pass."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            mark: Any = event.start_mark  # these events have one
+            line, column = mark.line + 1, mark.column + 1
+            place = Place(source, *(shift(line, column) if shift is not None else (line, column)))
+            raise ConfigError([Problem(place, f"nested deeper than {MAX_DEPTH} levels: not a configuration")])
 
 
 def entry_of(node: Node, key: str) -> Node | None:

@@ -5,7 +5,7 @@ Source: contract sections 1 (exit status) and 3 (``config.unknown-key``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 EX_USAGE = 64
@@ -25,6 +25,12 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
+
+
+def place_of(key: str, places: Mapping[str, Place]) -> Place:
+    """Where a key was written, or the first key below it that was."""
+    below = (place for name, place in places.items() if name.startswith(f"{key}.") and place.source)
+    return places[key] if key in places else next(below, Place())
 
 
 class Problem(NamedTuple):

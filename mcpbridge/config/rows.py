@@ -103,13 +103,16 @@ def build(section: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
     return section(**arguments)
 
 
+@cache
+def _names(section: type[Section]) -> dict[str, str]:
+    """Key -> the name of its field, of one section; annotations are dear to read."""
+    return {key: name for name, key, _, _ in _members(section)}
+
+
 def at(config: Section, key: str) -> Any:
-    """The value of a full key."""
+    """The value of a full key. Raises KeyError for one that is none."""
     value: Any = config
     for name in key.split("."):
-        for field in msgspec.structs.fields(value):
-            row = next((note for note in getattr(field.type, "__metadata__", ()) if isinstance(note, Row)), None)
-            if name == ((row.key if row else "") or field.name):
-                value = getattr(value, field.name)
-                break
+        section: type[Section] = type(value)
+        value = getattr(value, _names(section)[name])
     return value

@@ -303,6 +303,9 @@ async def test_an_action_has_its_method_and_learns_its_place_and_who_asks():
         (None, b"{", 400, None),
         (None, b"\xff", 400, None),
         (None, b"[" * 100_000, 400, None),
+        (None, b'{"a":' + b"[" * 65 + b"]" * 65 + b"}", 400, None),
+        (None, b'{"a":1e999}', 400, None),
+        (None, b'{"a":' + b"1" * 65 + b"}", 400, None),
     ],
 )
 async def test_bodies_of_actions_are_json_whatever_curl_calls_them(kind, content, status, did):
@@ -311,6 +314,24 @@ async def test_bodies_of_actions_are_json_whatever_curl_calls_them(kind, content
     assert answer.status == status
     if did is not None:
         assert value(answer) == {"did": did}
+
+
+@pytest.mark.requirement("limit.json")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"weights":{"http":NaN}}', "line 1 column 20"),
+        (b'{"a":1,"a":2}', "duplicate key at line 1 column 12"),
+        (b"[1]", "no JSON object"),
+    ],
+)
+async def test_a_body_that_is_no_json_is_refused_with_its_place_and_what_to_do(content, said):
+    answer = await ask(
+        "PUT", "/api/v1/weights", content=content, on=app(actions={"PUT /weights": lambda _asked: pytest.fail("it ran")})
+    )
+    error = value(answer)["error"]
+    assert (answer.status, said in error["message"]) == (400, True), error
+    assert error["hint"] or "an empty one will do" in error["message"]
 
 
 # The stream

@@ -63,7 +63,16 @@ def test_broken_yaml_is_one_fault_with_its_place(write: Write) -> None:
         (b"a: 1\n---\nb: 2\n", "3:1: a second document"),
         (b"server: *nowhere\n", "1:9: not valid YAML"),
         (b"{: }: {", "not valid YAML"),
+        (b"a: 1\nb: \xc3\xa9\x01\n", "2:5: not valid YAML: a character U+0001"),
+        (b"\0", "1:1: not valid YAML: a character U+0000"),
+        (b"[" * 200_000, "1:65: nested deeper than 64 levels"),
+        (b"- " * 200_000, "1:129: nested deeper than 64 levels"),
+        (
+            b"load_balancing:\n  protocol_weights: {stdio: 0, websocket: 0, http: 0, sse: 0, tcp_binary: 0}\n",
+            "2:22: load_balancing",
+        ),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # some are long
 )
 def test_hopeless_files_are_refused_with_a_place(write: Write, data: bytes, where: str) -> None:
     assert where in faults(write(data))[0]

@@ -27,6 +27,7 @@ PREFERENCE: Final = tuple(WEIGHTS)
 FLOOR: Final = 0.1
 """What is left at least of a weight, however bad the health or the measurements: who gets no calls cannot get better."""
 HIGHEST: Final = 100.0  # a weight
+LEAST: Final = 1e-9  # of those above 0, as in a file; sums and products of smaller ones come to nothing
 
 
 class Factors(NamedTuple):
@@ -83,13 +84,13 @@ class Balancing:
         self.factors = {}
 
 
-def wrong_weights(weights: Mapping[str, object]) -> str | None:
-    """Why these cannot be weights; None when they can. One of 0 is a last resort, which needs another one to stand behind."""
+def wrong_weights(weights: Mapping[str, object], whose: str) -> str | None:
+    """Why these cannot be the weights of ``whose`` members; None when they can. One of 0 is a last resort, which needs another
+    one to stand behind."""
     for name, weight in weights.items():
-        if (
-            isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= HIGHEST
-        ):  # NaN is none of these
-            return f"{name}: a number from 0 to {HIGHEST:g} expected"
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not is_number or not (weight == 0 or LEAST <= weight <= HIGHEST):  # type: ignore[operator]  # NaN is none of these
+            return f"{name}: 0 or a number from {LEAST:g} to {HIGHEST:g} expected"
     if weights and not any(weights.values()):
-        return "all are 0, so none would be better than another"
+        return f"all {whose} would have weight 0, and none of them be better than another; one must be above 0"
     return None
