@@ -44,7 +44,7 @@ from mcpbridge.observe.log import log
 from mcpbridge.observe.snapshot import Event, timestamp
 from mcpbridge.policies.attempt import timeout
 from mcpbridge.seal import Sealer, random_secret
-from mcpbridge.wire.message import Notification, Response
+from mcpbridge.wire.message import Notification, Request, Response
 
 _log = log("bridge")
 SWEEP = 15.0  # seconds between looks at idle sessions and conversations
@@ -435,9 +435,11 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
 
 def refusing_while(draining: asyncio.Event) -> Policy:
     """New requests are refused while the bridge drains. What is in flight goes on, with all it needs: notifications, answers to
-    questions, a call's further rounds."""
+    questions, a call's further rounds. So does a call that comes over HTTP: its connection was open, and takes no other."""
 
     def goes_on(x: Exchange) -> bool:
+        if x.caller.protocol == "http" and isinstance(x.message, Request) and x.view.method != "initialize":
+            return True
         return isinstance(x.message, Notification | Response) or x.message == SessionOp("SPEAK") or continues(x)
 
     def policy(x: Exchange, handler: Handler) -> Awaitable[Response | None]:

@@ -91,6 +91,12 @@ class Frontends:
         told = {name: Frontend(listening, front.address, front.connections()) for name, front in self._fronts.items()}
         return {name: Frontend(False) for name in self._missed} | told
 
+    def announce(self) -> None:
+        """We are about to go: from now on every HTTP answer ends its connection, so that its client comes by another one."""
+        for listener in self._listeners:
+            if isinstance(listener, HttpServer):
+                listener.announce()
+
     def stop_accepting(self) -> None:
         for listener in self._listeners:
             listener.stop_accepting()

@@ -29,6 +29,7 @@ from mcpbridge.core.exchange import Principal
 from mcpbridge.core.overload import Limits, Overload
 from mcpbridge.core.reception import Reception
 from mcpbridge.core.session import Session
+from mcpbridge.departure import Departure
 from mcpbridge.detection import Detection
 from mcpbridge.discovery import Discovery
 from mcpbridge.era import Crossings
@@ -48,7 +49,7 @@ from mcpbridge.policies.jwt import JwtKeys
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
 from mcpbridge.pools import Pools
-from mcpbridge.process import first_of, on_hangup, on_signals, raise_fd_limit, run
+from mcpbridge.process import on_hangup, on_signals, raise_fd_limit, run
 from mcpbridge.providers import discovery_of, has_prefix, reconfigure
 from mcpbridge.reload import Load, Reload
 from mcpbridge.seal import Sealer, derive_key, random_secret
@@ -94,6 +95,7 @@ class Gateway:
         self._listeners: Listeners
         self._discovery: Discovery[Changes]
         self._reload: Reload
+        self._departure = Departure(loaded.config.server.drain_delay, loaded.config.server.drain_timeout)
         self._sign_in: Verify | None = None
         self._self_checks: SelfChecks | None = None
 
@@ -185,6 +187,7 @@ class Gateway:
                 actions={**balance.actions(), **pools.actions(), **strict},
                 strict=(*strict, "PUT /load-balancer/weights"),
                 also=config.server.health_checks.paths,
+                asked=self._departure.asked,
             )
             mcp = HttpFrontend(front, bridge.draining, events.open, deadline=config.routing.request_timeout)
             faces = Faces(config, bridge, app, mcp, execute)
@@ -215,19 +218,14 @@ class Gateway:
                 ).follow()
             )
             self._ready = True
-            health = await self._listeners.open_health(lambda: self._snapshot(bridge, store.kind))
+            health = await self._listeners.open_health(lambda: self._snapshot(bridge, store.kind), self._departure.asked)
             if health is not None:
                 bridge.spawn(health.follow())
             names = ", ".join(bridge.servers) or "none"
             _log.info("gateway ready", servers=names, config=self._loaded.path, listeners=frontends.addresses)
             status = await stop
-            _log.info("draining", in_flight_limit_s=config.server.drain_timeout)
-            bridge.draining.set()
-            frontends.stop_accepting()
-            draining = asyncio.ensure_future(frontends.drain(config.server.drain_timeout))
-            await first_of(draining, now)
-            is_clean = draining.done() and frontends.connections == 0
-            draining.cancel()
+            self._changed()
+            is_clean = await self._departure.run(frontends, bridge.draining, now, patient=status != 130)
             await frontends.close()
             await management.close()
         await reach.close()  # after the bridge, which ends the servers' sessions over these connections
@@ -375,7 +373,7 @@ class Gateway:
                 bridge,
                 listeners.frontends.told(listening=not bridge.draining.is_set()),
                 store=store,
-                ready=self._ready,
+                phase="draining" if self._departure.has_begun else "serving" if self._ready else "starting",
                 config=self._reload.status(),
                 not_after=listeners.not_after,
                 detection=self._detection.snapshot(),
@@ -384,7 +382,7 @@ class Gateway:
             )
             self._last = (now, snapshot)
             counts = listeners.frontends.counts()
-            rest = "draining" if bridge.draining.is_set() else "idle"
+            rest = "draining" if self._departure.has_begun else "idle"
             for protocol in PROTOCOL_NAMES:
                 total, active = counts.get(protocol, (0, 0))
                 for state, value in {"active": active, "idle": 0, "draining": 0, rest: total - active}.items():

@@ -88,12 +88,12 @@ class Listeners:
             self._do_without("tcp_binary", "server.tcp_port", f"{bracketed(config.host)}:{config.tcp_port}", error)
         return frontend
 
-    async def open_health(self, snapshot: Callable[[], Snapshot]) -> TcpHealth | None:
+    async def open_health(self, snapshot: Callable[[], Snapshot], asked: Callable[[], None]) -> TcpHealth | None:
         """The port that is open while we are ready; the same holds if it is taken."""
         config = self._config.server
         if not config.tcp_health_port or not config.serves("tcp_binary") or not config.health_checks.tcp_binary.enabled:
             return None
-        health = TcpHealth(lambda: (snapshot().healthy, snapshot().status), lambda: is_ready(snapshot()))
+        health = TcpHealth(lambda: (snapshot().healthy, snapshot().status), lambda: is_ready(snapshot()), asked)
         try:
             host, port = await health.start(config.host, config.tcp_health_port)
         except OSError as error:

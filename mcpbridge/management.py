@@ -73,7 +73,12 @@ class Management:
             config = ConfigStatus(self._path, timestamp(bridge.started), None)
             frontends = {"stdio": Frontend(True, "stdin", 1)}
             snapshot = self._status.snapshot(
-                bridge, frontends, store="memory", ready=True, config=config, detection=self._detection.snapshot()
+                bridge,
+                frontends,
+                store="memory",
+                phase="draining" if bridge.draining.is_set() else "serving",
+                config=config,
+                detection=self._detection.snapshot(),
             )
             self._last = (now, snapshot)
         return self._last[1]

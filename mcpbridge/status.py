@@ -12,7 +12,7 @@ import time
 from asyncio import CancelledError
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import UNSET
 
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from mcpbridge.pools import Pools
     from mcpbridge.self_checks import SelfCheck
 
+Phase = Literal["starting", "serving", "draining"]
 RATE_WINDOW = 10.0  # seconds over which rates are measured
 MAX_UNCONVERTED = 200  # failed conversions that are kept
 
@@ -178,7 +179,7 @@ class Status:
         frontends: Mapping[str, Frontend],
         *,
         store: str,
-        ready: bool,
+        phase: Phase,
         config: ConfigStatus,
         not_after: float | None = None,
         detection: Detections | None = None,
@@ -194,7 +195,7 @@ class Status:
         is_heard = not frontends or any(f.listening and not (n in looked and looked[n].fault) for n, f in frontends.items())
         balanced = UNSET if self.balance is None else self.balance.snapshot(now)
         panicking = () if balanced is UNSET or not self.tells_balance else balanced.panicking
-        status, reasons = _overall(bridge, protocols, backends, ready, is_heard, panicking)
+        status, reasons = _overall(bridge, protocols, backends, phase, is_heard, panicking)
         self._note_changes(bridge, backends)
         if self._role == "gateway":
             for protocol in protocols:
@@ -324,17 +325,15 @@ def _overall(
     bridge: Bridge,
     protocols: tuple[ProtocolStatus, ...],
     backends: tuple[BackendStatus, ...],
-    ready: bool,
+    phase: Phase,
     is_heard: bool,
     panicking: tuple[str, ...],
 ) -> tuple[State, tuple[str, ...]]:
     """Down when no enabled frontend listens, or backends exist and none is healthy (contract http.gateway.health)."""
     reasons = tuple(f"{p.name}: {p.reason}" for p in protocols if p.reason)
     reasons += tuple(f"load-balancer: {server}: too few healthy backends, so all are used" for server in panicking)
-    if bridge.draining.is_set():
-        return "draining", reasons
-    if not ready:
-        return "starting", reasons
+    if phase != "serving":
+        return phase, reasons
     counts = tally(backends)
     if not is_heard:
         return "down", reasons

@@ -29,6 +29,7 @@ ATTIC = (
     "self_checks",
     "overload",
     "watchdog",
+    "departure",
     "operation",
     "reload",
     "pools",

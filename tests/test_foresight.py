@@ -66,7 +66,7 @@ class World:
             self.foresight.tick(self.now)
 
     def snapshot(self) -> Snapshot:
-        return self.status.snapshot(self.bridge, {}, store="memory", ready=True, config=ConfigStatus(None, "", None))
+        return self.status.snapshot(self.bridge, {}, store="memory", phase="serving", config=ConfigStatus(None, "", None))
 
     def get(self, path: str) -> dict:
         status, told = views()[f"/api/v1/health/{path}"].render(self.snapshot())

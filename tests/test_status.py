@@ -19,7 +19,7 @@ async def test_an_event_has_the_time_at_which_it_happened_whenever_somebody_look
         backend = add(bridge, Scripted()).backends[0]
         backend.since = 86_400.0
         config = ConfigStatus(None, "", None)
-        seen = Status(Registry()).snapshot(bridge, {}, store="memory", ready=True, config=config)
+        seen = Status(Registry()).snapshot(bridge, {}, store="memory", phase="serving", config=config)
     assert [event.time for event in seen.events] == ["1970-01-02T00:00:00.000Z"] == [part.since for part in seen.backends]
 
 
@@ -42,7 +42,7 @@ async def test_an_ejected_backend_is_degraded_with_the_reason_and_counted() -> N
             backend.succeeded()
         for _ in range(5):
             server.backends[0].failed(BridgeError("backend_error", "boom"))
-        seen = status.snapshot(bridge, {}, store="memory", ready=True, config=ConfigStatus(None, "", None))
+        seen = status.snapshot(bridge, {}, store="memory", phase="serving", config=ConfigStatus(None, "", None))
     ejected, other = seen.backends
     assert (ejected.state, ejected.reason) == ("degraded", "ejected: 5 failures in a row; gets calls again in 30 s")
     assert (other.state, other.reason) == ("ok", None)

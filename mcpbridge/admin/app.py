@@ -20,7 +20,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from mcpbridge.admin.views import API_PREFIX, body, redacted, views
+from mcpbridge.admin.views import API_PREFIX, READINESS, body, redacted, views
 from mcpbridge.core.exchange import Principal
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.metrics import Registry
@@ -82,7 +82,7 @@ class App:
     ``actions``: "PUT /path" or, for a POST, "/path", in which one ``*`` stands for a name; ``strict``: those
     that a local caller needs a token for, too, where anybody can sign in.
     ``verify`` None: nobody can sign in, so only local callers see everything and act. ``rules``: our names besides loopback.
-    ``also``: further paths of views -> names below /health.
+    ``also``: further paths of views -> names below /health. ``asked`` is called when somebody asks whether we are ready.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class App:
         strict: Collection[str] = (),
         rules: HostRules | None = None,
         also: Mapping[str, str] | None = None,
+        asked: Callable[[], None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._snapshot = snapshot
@@ -114,6 +115,7 @@ class App:
         self._rules = rules
         self._sleep = sleep
         self._streams = 0
+        self._asked = asked
 
     async def handle(self, request: HttpRequest, responder: Responder, *, metrics: bool = False) -> None:
         """Answer one request of a listener; ``metrics``: whether this listener serves them."""
@@ -174,6 +176,8 @@ class App:
                 return _ok(200, CONTENT_TYPE, expose(self._registry.collect(), self._registry.role))
             if path == self._stream_path:
                 return self._open_stream(method, query, headers, peer, id)
+            if path in READINESS:
+                self._asked()
             view = self._views[path]
             status, value = view.render(self._picture(headers, peer, is_open=view.is_open))
             return _ok(status, JSON[1], body(value))

@@ -31,6 +31,7 @@ from mcpbridge.observe.snapshot import (
 )
 
 API_PREFIX = "/api/v1"
+READINESS = ("/readyz", "/ready", "/health")  # what load balancers ask, and answers other than 2xx while we drain
 
 _NOT_SERVING: frozenset[State] = frozenset({"down", "starting", "draining"})
 _NOT_READY: frozenset[State] = frozenset({"starting", "draining"})

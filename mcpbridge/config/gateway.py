@@ -113,6 +113,9 @@ class Listener(Section, frozen=True, kw_only=True):
         tuple[str, ...], Row(TEXTS, "accepted Host names; empty: loopback names and the bind address")
     ] = ()
     drain_timeout: Annotated[float, Row(DURATION, "time for work in flight on SIGTERM")] = 30.0
+    drain_delay: Annotated[float, Row(DURATION, "of it, time to serve on as not ready where a load balancer asks /readyz")] = (
+        5.0
+    )
     tls: Tls = Tls()
     security: Limits = Limits()
     protocols: Protocols = Protocols()

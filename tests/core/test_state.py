@@ -236,9 +236,26 @@ async def test_a_further_round_passes_while_the_bridge_drains(bridge: Bridge) ->
     server = modern(bridge, rounds := Rounds())
     front = bridge.front([refusing_while(bridge.draining)], bridge.endpoint())
     with pytest.raises(BridgeError, match="draining"):
-        await front(exchange(call(), server))
-    await front(exchange(call("x"), server))
+        await front(over("tcp_binary", exchange(call(), server)))
+    await front(over("tcp_binary", exchange(call("x"), server)))
     assert rounds.heard == [b'"x"']
+
+
+async def test_a_call_over_http_was_under_way_and_passes_while_the_bridge_drains_and_a_new_session_does_not(
+    bridge: Bridge,
+) -> None:
+    bridge.draining.set()
+    server = modern(bridge, Rounds())
+    front = bridge.front([refusing_while(bridge.draining)], bridge.endpoint())
+    response = await front(over("http", exchange(call(), server)))
+    assert response is not None and response.error is None
+    with pytest.raises(BridgeError, match="draining"):
+        await front(over("http", exchange(call(method="initialize"), server)))
+
+
+def over(protocol: str, x: Exchange) -> Exchange:
+    x.caller.protocol = protocol
+    return x
 
 
 async def test_an_answer_to_a_question_passes_while_the_bridge_drains(bridge: Bridge) -> None:
@@ -249,7 +266,7 @@ async def test_an_answer_to_a_question_passes_while_the_bridge_drains(bridge: Br
         passed.append(x)
 
     policy = refusing_while(bridge.draining)
-    x = exchange(call(), modern(bridge, Rounds()))
+    x = over("websocket", exchange(call(), modern(bridge, Rounds())))
     for message in (m.result(1, {}), m.notification("notifications/cancelled"), SessionOp("SPEAK")):
         x.message = message
         await policy(x, last)

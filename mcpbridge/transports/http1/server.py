@@ -1,6 +1,6 @@
 """The HTTP/1.1 server: listening sockets, the limits over all connections, one clock for all of them, orderly end.
 
-    start ──► (serving) ──► stop_accepting ──► drain ──► close
+    start ──► (serving) ──► announce ──► stop_accepting ──► drain ──► close
 
 Source: architecture sections 5 and 8; contract sections 6.2, 6.3; reliability section 1 (limits), table 3 rows 19 and 29.
 """
@@ -27,6 +27,7 @@ __all__ = ["Admit", "HttpRefusal", "HttpRequest", "HttpServer", "RequestHandler"
 
 TICK: Final = 1.0  # seconds between two looks at every connection
 MAX_LINGERING: Final = 512  # refused connections kept open so that their clients can read why
+LULL: Final = 1.5 * TICK  # seconds without a request after which none is taken to be under way; times are known to a tick
 CLOSE_TIME: Final = 5.0  # seconds that cancelled requests may take to end
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -139,6 +140,10 @@ class HttpServer:
         address = sockets[0].getsockname()
         return address[0], address[1]
 
+    def announce(self) -> None:
+        """From now on every answer says that it is the last on its connection."""
+        self.lets_go = self._is_draining = True
+
     def stop_accepting(self) -> None:
         """Close the listening sockets; open connections go on."""
         for listener in self._listeners:
@@ -147,10 +152,15 @@ class HttpServer:
         self._listeners = []
 
     async def drain(self, timeout: float) -> None:
-        """Close idle connections now, the others after their answer; wait ``timeout`` seconds at most for all to be gone."""
-        self.lets_go = self._is_draining = True
+        """Close connections after their next answer or LULL seconds without any; wait ``timeout`` seconds at most for all to
+        be gone. One that was just used is not closed at once: its client may be sending the next request."""
+        self.announce()
+        self.idle_timeout = min(self.idle_timeout, LULL)
         for connection in list(self._connections):
-            connection.close_if_idle()
+            connection.close_if_idle(self.now - LULL)
+        await self._empty(timeout)
+
+    async def _empty(self, timeout: float) -> None:
         if self._connections:
             self._emptied = self.loop.create_future()
             with contextlib.suppress(TimeoutError):
@@ -178,7 +188,7 @@ class HttpServer:
             if late:
                 _log.warn("requests did not end after cancellation", count=len(late))
         if self._connections:
-            await self.drain(CLOSE_TIME)
+            await self._empty(CLOSE_TIME)
         self._timer = None
 
     # -- limits

@@ -84,7 +84,7 @@ class Handover(asyncio.Protocol):
 
     # -- what the server asks of every connection
 
-    def close_if_idle(self) -> None:
+    def close_if_idle(self, _since: float = 0.0) -> None:
         self._successor.going_away()
 
     def abort(self) -> asyncio.Task[None] | None:

@@ -30,10 +30,14 @@ _HEALTH = frozenset((mcpb.HEALTH,))
 
 
 class TcpHealth:
-    """``state`` says whether all is well, and in one word how it is; ``ready`` whether we take calls."""
+    """``state`` says whether all is well, and in one word how it is; ``ready`` whether we take calls. ``asked`` is called when
+    somebody connects to know."""
 
-    def __init__(self, state: Callable[[], tuple[bool, str]], ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, state: Callable[[], tuple[bool, str]], ready: Callable[[], bool], asked: Callable[[], None] = lambda: None
+    ) -> None:
         self.state = state
+        self.asked = asked
         self.open: set[_Probe] = set()
         self._ready = ready
         self._where = ("", 0)
@@ -105,6 +109,7 @@ class _Probe(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._health.open.add(self)
+        self._health.asked()
         if len(self._health.open) > MAX_OPEN:
             self.abort()
         else:

@@ -131,6 +131,36 @@ async def test_draining_closes_idle_connections_and_lets_requests_finish(serve, 
     assert len(server.seen) == 1
 
 
+async def test_announcing_ends_connections_by_their_answers_and_takes_new_ones(serve, connect):
+    server = await serve()
+    old = await connect(server)
+    old.send(GET)
+    assert "connection" not in (await old.answer()).headers
+    server.announce()
+    for client in (old, await connect(server)):
+        client.send(GET)
+        assert (await client.answer()).headers["connection"] == "close"
+        assert await client.rest() == b""
+
+
+async def test_draining_answers_a_request_that_was_under_way_on_a_connection_just_used(serve, connect):
+    server = await serve()
+    used, silent = await connect(server), await connect(server)
+    for client in (used, silent):
+        client.send(GET)
+        await client.answer()
+    server.stop_accepting()
+    draining = asyncio.get_running_loop().create_task(server.drain(5))
+    await asyncio.sleep(0)
+    used.send(GET)
+    assert (await used.answer()).headers["connection"] == "close"
+    assert await used.rest() == b"" and server.connections == 1
+    server.sweep(server.now + 2, 0.0)
+    assert await silent.rest() == b""
+    async with asyncio.timeout(5):
+        await draining
+
+
 async def test_draining_gives_up_after_its_time_and_close_cuts(serve, connect):
     gate = Gate()
     server = await serve(gate)
