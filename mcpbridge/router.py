@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from typing import IO
 
-from msgspec import Raw
 from msgspec.structs import replace
 
 from mcpbridge.bridge import Bridge
@@ -31,13 +30,12 @@ from mcpbridge.core.duplex import DuplexClient
 from mcpbridge.core.exchange import ANONYMOUS, Exchange, Handler, Policy
 from mcpbridge.core.once import Once
 from mcpbridge.core.ports import Connection
-from mcpbridge.core.route import open_link
 from mcpbridge.core.server import Server
-from mcpbridge.core.tasks import share
 from mcpbridge.detection import Detection
 from mcpbridge.era import Crossings
 from mcpbridge.errors import BridgeError
 from mcpbridge.gateways import gateway_address, gateway_spec, gateway_tls, outlast
+from mcpbridge.greeting import prompt_initialize
 from mcpbridge.observe.log import configure, log
 from mcpbridge.observe.metrics import Registry
 from mcpbridge.policies.rate_limit import rate_limit
@@ -50,9 +48,7 @@ from mcpbridge.stores.known import Known, identity
 from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.transports.stdio.launch import withhold
 from mcpbridge.transports.stdio.standard import open_standard
-from mcpbridge.wire import message as m
-from mcpbridge.wire.envelope import members
-from mcpbridge.wire.message import Request, Response
+from mcpbridge.wire.message import Response
 from mcpbridge.wiring import Reach, is_open, through_proxy
 
 _log = log("router")
@@ -232,68 +228,6 @@ def _remember(server: Server, spec: ServerSpec, known: Known) -> None:
     id = identity(spec.name, *(f"{e.spoken} {e.target} {' '.join(e.args)}" for e in spec.endpoints))
     server.hello.update(known.of(id))
     server.on_hello = lambda changed: known.keep(id, changed.hello)
-
-
-def prompt_initialize(server: Server, wait: float) -> Policy:
-    """Answer a legacy `initialize` of a single server at once from what it said last, or after ``wait`` seconds at most.
-
-    The server goes on starting; when it is up and says something else, or fails, the client is told.
-    """
-
-    async def policy(x: Exchange, handler: Handler) -> Response | None:
-        if (
-            x.caller.era != "legacy"
-            or not isinstance(x.message, Request)
-            or x.message.method != "initialize"
-            or x.session is None
-        ):
-            return await handler(x)
-        request, session = x.message, x.session
-        known = _usable(server.hello, session.record.version)
-        backend = server.choose(x, set())
-        opening = share(backend.spawn, open_link(session, backend, request, backend.pool.start_timeout))
-        opening.add_done_callback(_seen)  # whoever wanted the answer may be gone by then
-        await asyncio.wait([opening], timeout=0.0 if known else wait)
-        if opening.done():
-            return opening.result()
-        said = known or m.dumps(
-            {
-                "protocolVersion": session.record.version,
-                "capabilities": {kind: {"listChanged": True} for kind in ("tools", "prompts", "resources")} | {"logging": {}},
-                "serverInfo": {"name": server.name, "version": "unknown"},
-                "instructions": f"Server {server.name!r} is still starting.",
-            }
-        )
-
-        def up(done: asyncio.Future[Response]) -> None:
-            if done.cancelled() or session.closed:
-                return
-            error = done.exception()
-            if error is not None or done.result().error is not None:
-                session.missing[server.name] = str(error) if error is not None else "it refused to initialize"
-                session.tell_missing(server.name)
-            elif bytes(done.result().result or b"") != said:
-                for kind in members(members(done.result().result or b"{}").get("capabilities") or b"{}"):
-                    if kind in ("tools", "prompts", "resources"):
-                        session.notified(server, m.notification(f"notifications/{kind}/list_changed"))
-
-        opening.add_done_callback(up)
-        return Response(request.id, Raw(said))
-
-    return policy
-
-
-def _seen(done: asyncio.Future[Response]) -> None:
-    if not done.cancelled():
-        done.exception()
-
-
-def _usable(hello: dict[str, bytes], version: str) -> bytes | None:
-    """What the server said last, if it agreed to the same version then."""
-    said = hello.get("legacy")
-    if said is None or members(said).get("protocolVersion") != Raw(m.dumps(version)):
-        return None
-    return said
 
 
 def _local() -> Policy:

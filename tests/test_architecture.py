@@ -36,6 +36,7 @@ ATTIC = (
     "process",
     "file_watch",
     "gateways",
+    "greeting",
     "providers",
     "status",
     "faces",

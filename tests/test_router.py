@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from mcpbridge import greeting
 from mcpbridge.bridge import Bridge
 from mcpbridge.core.exchange import Reply
 from mcpbridge.era import Crossings
 from mcpbridge.errors import BridgeError
-from mcpbridge.router import prompt_initialize
+from mcpbridge.greeting import prompt_initialize
 from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.wire import message as m
 from tests.support.scripted import (
@@ -46,6 +47,7 @@ class Slow(Scripted):
         self.go = asyncio.Event()
         self.answer = self._answer
         self.hello: Any = HELLO
+        self.lacks: set[str] = set()
 
     async def _answer(self, talk: Talk, request: m.Request, reply: Reply) -> m.Response:
         if request.method == "initialize":
@@ -53,6 +55,8 @@ class Slow(Scripted):
             if isinstance(self.hello, BridgeError):
                 raise self.hello
             return m.result(request.id, self.hello)
+        if request.method in self.lacks:
+            return m.error(request.id, {"code": -32601, "message": "Method not found"})
         return await answer(talk, request, reply)
 
 
@@ -116,6 +120,40 @@ async def test_an_unknown_server_that_fails_later_is_named_with_its_cause_and_tr
     call = await bridge.one(exchange(m.request(1, "tools/list"), server, session))
     assert call is not None
     assert call.error is None
+
+
+@pytest.mark.parametrize(("method", "nothing"), greeting.NOTHING.items())
+async def test_a_client_may_use_what_it_was_promised_of_a_server_that_turns_out_not_to_have_it(
+    bridge: Bridge, method: str, nothing: dict[str, Any]
+) -> None:
+    """The Inspector says logging/setLevel to whoever declares logging, and gives up on an error."""
+    servers = Slow()
+    servers.hello = HELLO | {"capabilities": {}}
+    servers.lacks = {method}
+    policy, server = prompt_initialize(add(bridge, servers), 0.001), bridge.servers["s"]
+    session = client(back=Back())
+    hello = await policy(exchange(initialize(7), server, session), bridge.one)
+    assert hello is not None and "still starting" in m.loads(hello.result or b"")["instructions"]
+    session.initialized = INITIALIZED
+    servers.go.set()
+    answer = await policy(exchange(m.request(8, method), server, session), bridge.one)
+    assert answer is not None and (answer.id, m.loads(answer.result or b"null")) == (8, nothing)
+    assert any(method in talk.methods for talk in servers.talks)
+    servers.lacks = {"prompts/get"}
+    refused = await policy(exchange(m.request(9, "prompts/get", {"name": "none"}), server, session), bridge.one)
+    assert refused is not None and refused.error is not None
+
+
+async def test_what_a_server_that_answered_for_itself_does_not_know_stays_an_error(bridge: Bridge) -> None:
+    servers = Slow()
+    servers.go.set()
+    servers.lacks = {"prompts/list"}
+    policy, server = prompt_initialize(add(bridge, servers), WAIT), bridge.servers["s"]
+    session = client(back=Back())
+    await policy(exchange(initialize(7), server, session), bridge.one)
+    session.initialized = INITIALIZED
+    answer = await policy(exchange(m.request(8, "prompts/list"), server, session), bridge.one)
+    assert answer is not None and answer.error is not None and b"-32601" in bytes(answer.error)
 
 
 async def test_a_client_that_left_during_the_start_leaves_no_server(bridge: Bridge) -> None:
