@@ -99,6 +99,13 @@ def test_the_inspector_reaches_a_server_behind_the_router(server: str, servers: 
     assert real.expect in "".join(block.get("text", "") for block in result["content"])
 
 
+def test_the_inspector_is_not_turned_away_by_a_server_that_starts_slowly(servers: dict[str, RealServer]) -> None:
+    """It sets the log level of whoever declares logging, as the router does for a server that it does not know yet."""
+    command = peers.router("--", "sh", "-c", 'sleep 4; exec "$@"', "sh", *servers["time"].command)
+    assert len(inspect(command, "--method", "tools/list")["tools"]) == servers["time"].count
+    assert inspect(command, "--method", "prompts/list")["prompts"] == []
+
+
 @pytest.mark.parametrize("client", ["python-2-legacy", "python-2-modern", "python-1", "typescript-1", "typescript-2-modern"])
 def test_the_router_puts_several_servers_behind_one_stdio_endpoint(client: str, servers: dict[str, RealServer]) -> None:
     chosen = [servers[name] for name in ("time", "memory", "filesystem")]
