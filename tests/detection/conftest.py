@@ -25,18 +25,28 @@ from mcpbridge.detect.race import examine
 from tests.detection.cases import Case, all_cases
 from tests.detection.wires import Counts, running
 
+TICK = 0.005  # seconds between two looks at how late the event loop is
 AT_ONCE = 12  # cases that mostly wait run side by side; the quick ones one after the other, because their time counts
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One case with its verdict, the seconds it took, and what was left at the server afterwards."""
+    """One case with its verdict, the seconds it took, and what was left at the server afterwards.
+
+    ``starved``: seconds of it in which this process wanted to run and the machine ran others.
+    """
 
     case: Case
     verdict: Verdict
     seconds: float
+    starved: float
     counts: Counts
     left: int
+
+    @property
+    def own_seconds(self) -> float:
+        """What it would have taken with a processor to itself, or a little more."""
+        return self.seconds - self.starved
 
     @property
     def is_right(self) -> bool:
@@ -48,20 +58,36 @@ class Outcome:
         return self.verdict.is_proven and not self.is_right
 
 
-async def run_case(case: Case, folder: Path, contexts: dict[str, ssl.SSLContext]) -> Outcome:
+class Starvation:
+    """How long the event loop was late though this process did not use the time: seconds, rather too few than too many."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+
+    async def follow(self) -> None:
+        """Count until cancelled."""
+        while True:
+            began, worked = time.perf_counter(), time.process_time()
+            await asyncio.sleep(TICK)
+            late = time.perf_counter() - began - TICK
+            self.total += max(0.0, late - (time.process_time() - worked))
+
+
+async def run_case(case: Case, folder: Path, contexts: dict[str, ssl.SSLContext], starvation: Starvation) -> Outcome:
     counts = Counts()
     path = str(folder / f"{abs(hash(case.name)) % 10**8}.sock") if case.unix else ""
     context = contexts.get(case.tls)
     async with running(case.serve(), case.shape, counts, path=path, tls=context, host=case.host) as port:
         address = case.where.format(port=port, path=path)
         async with asyncio.TaskGroup() as group:
-            started = time.perf_counter()
+            started, starved = time.perf_counter(), starvation.total
             verdict = await examine(Target.of(address), group.create_task, context=contexts["client"])
             seconds = time.perf_counter() - started
+            starved = starvation.total - starved
         deadline = time.monotonic() + 1.0
         while (counts.connections or counts.sessions) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)  # our goodbyes are on their way
-        return Outcome(case, verdict, seconds, counts, counts.connections)
+        return Outcome(case, verdict, seconds, starved, counts, counts.connections)
 
 
 @pytest.fixture(scope="session")
@@ -103,12 +129,20 @@ def outcomes(contexts: dict[str, ssl.SSLContext], tmp_path_factory: pytest.TempP
     cases = list(all_cases())
 
     async def run_all() -> list[Outcome]:
-        done = [await run_case(case, folder, contexts) for case in cases if case.is_quick]
+        starvation = Starvation()
+        following = asyncio.create_task(starvation.follow())
+        try:
+            return await run_each(starvation)
+        finally:
+            following.cancel()
+
+    async def run_each(starvation: Starvation) -> list[Outcome]:
+        done = [await run_case(case, folder, contexts, starvation) for case in cases if case.is_quick]
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def one(case: Case) -> Outcome:
             async with slots:
-                return await run_case(case, folder, contexts)
+                return await run_case(case, folder, contexts, starvation)
 
         return done + list(await asyncio.gather(*(one(case) for case in cases if not case.is_quick)))
 

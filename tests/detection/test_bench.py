@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 def told(wrong: list[Outcome]) -> str:
     return "\n".join(
         f"{one.case.name}: {one.verdict.result} {one.verdict.protocol} {one.verdict.era} {one.seconds * 1000:.0f} ms"
+        f" ({one.starved * 1000:.0f} of them without a processor)"
         f" {one.verdict.evidence} calls {one.counts.calls}, sessions {one.counts.sessions}, open {one.left}"
         for one in wrong
     )
@@ -36,10 +37,11 @@ def test_nearly_every_verdict_is_exactly_right(outcomes):
 
 @pytest.mark.requirement("promise.detection")
 def test_detection_is_quick_and_never_takes_longer_than_its_budget(outcomes):
-    late = [one for one in outcomes if one.seconds > 1.05]
+    """What other programs of the machine took of the time is not held against it."""
+    late = [one for one in outcomes if one.own_seconds > 1.05]
     assert not late, told(late)
-    assert quantile([one.seconds for one in outcomes if one.case.is_quick], 0.5) <= 0.05
-    assert quantile([one.seconds for one in outcomes], 0.99) <= 1.0
+    assert quantile([one.own_seconds for one in outcomes if one.case.is_quick], 0.5) <= 0.05
+    assert quantile([one.own_seconds for one in outcomes], 0.99) <= 1.0
 
 
 @pytest.mark.requirement("http.router.detect.sideeffects")

@@ -26,6 +26,7 @@ from tests.support.counts import count
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
 SEED = int(os.environ.get("BRIDGE_TEST_SEED", "20260728"))
+NO_PINGS = {"MCPBRIDGE_HEALTH_MONITORING__PROTOCOL_SPECIFIC_CHECKS": "false"}  # of the gateway's own, every ten seconds
 SERVER = Path(__file__).with_name("server.py")
 
 
@@ -65,7 +66,7 @@ def by_http(log: Path, era: str, steps: Callable[[], Iterator[Step]], bridged: b
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(http_server(log, era))
         if bridged:
-            url = stack.enter_context(peers.gateway({"scripted": url})).url("scripted")
+            url = stack.enter_context(peers.gateway({"scripted": url}, **NO_PINGS)).url("scripted")
         talk = Http(url)
         heard = asyncio.run(converse(talk, era, steps()))
         if era == "legacy":
