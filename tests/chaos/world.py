@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,11 +114,19 @@ class Level:
 class World:
     """One running set. ``servers``: name -> its replicas."""
 
-    def __init__(self, servers: dict[str, list[Replica]], base: str, process: subprocess.Popen[str], tasks: Path) -> None:
+    def __init__(
+        self,
+        servers: dict[str, list[Replica]],
+        base: str,
+        process: subprocess.Popen[str],
+        tasks: Path,
+        file: Path | None = None,
+    ) -> None:
         self.servers = servers
         self.base = base
         self.process = process
         self.history = History()
+        self.file = file  # of its configuration
         self._tasks = tasks
 
     def runs(self) -> list[str]:
@@ -200,36 +208,58 @@ async def world(
     """
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
-        replicas: dict[str, list[Replica]] = {}
-        entries = []
-        for name, kinds in servers.items():
-            each = [kind.split("/") for kind in kinds]
-            replicas[name] = [Replica(over, era, folder, f"{name}-{at}-{over}") for at, (over, era) in enumerate(each)]
-        for replica in [one for some in replicas.values() for one in some if one.over != "stdio"]:
-            replica.spawn()
-            stack.callback(replica.kill)
-        for name, members in replicas.items():
-            for replica in members if wrappers and name in wrappers else ():
-                replica.wrapper = wrappers[name]
-            entries.append({"name": name, "endpoints": [await stack.enter_async_context(one.running()) for one in members]})
-        document = {
-            "auth": {"type": "none"},
-            "server": {"tls": {"enabled": False}},
-            "discovery": {"providers": {"static": {"servers": entries}}},
-            **config,
-        }
+        replicas, entries = await backends(stack, folder, servers, wrappers)
         file = folder / "gateway.yaml"
-        file.write_text(json.dumps(document))
-        tasks = folder / "tasks"
-        variables = {
-            "MCPBRIDGE_SERVER__PORT": "0",
-            "MCPBRIDGE_SERVER__MAX_CONNECTIONS_PER_IP": "2000",
-            "MCPBRIDGE_METRICS__ENABLED": "false",
-            "CHAOS_TASKS": str(tasks),
-        }
-        command = [sys.executable, str(HERE / "watched.py"), "gateway", "--config", str(file)]
-        if files is not None:
-            command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
-        process = stack.enter_context(peers.running(command, **variables))
+        file.write_text(json.dumps(document(entries, **config)))
+        process, tasks = stack.enter_context(gateway(file, files=files))
         addresses = await asyncio.to_thread(listeners, process)
-        yield World(replicas, addresses["http"], process, tasks)
+        yield World(replicas, addresses["http"], process, tasks, file)
+
+
+async def backends(
+    stack: contextlib.AsyncExitStack,
+    folder: Path,
+    servers: dict[str, Sequence[str]],
+    wrappers: dict[str, Callable[[list[str]], list[str]]] | None = None,
+) -> tuple[dict[str, list[Replica]], list[dict[str, Any]]]:
+    """Replicas that run for as long as ``stack``, by server, and the servers as a configuration names them."""
+    replicas: dict[str, list[Replica]] = {}
+    entries: list[dict[str, Any]] = []
+    for name, kinds in servers.items():
+        each = [kind.split("/") for kind in kinds]
+        replicas[name] = [Replica(over, era, folder, f"{name}-{at}-{over}") for at, (over, era) in enumerate(each)]
+    for replica in [one for some in replicas.values() for one in some if one.over != "stdio"]:
+        replica.spawn()
+        stack.callback(replica.kill)
+    for name, members in replicas.items():
+        for replica in members if wrappers and name in wrappers else ():
+            replica.wrapper = wrappers[name]
+        entries.append({"name": name, "endpoints": [await stack.enter_async_context(one.running()) for one in members]})
+    return replicas, entries
+
+
+def document(entries: list[dict[str, Any]], **config: Any) -> dict[str, Any]:
+    """The configuration of a gateway in front of these servers."""
+    return {
+        "auth": {"type": "none"},
+        "server": {"tls": {"enabled": False}},
+        "discovery": {"providers": {"static": {"servers": entries}}},
+        **config,
+    }
+
+
+@contextlib.contextmanager
+def gateway(file: Path, *, port: int = 0, files: int | None = None) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A gateway process, and where it writes the number of its tasks."""
+    tasks = file.with_name(f"tasks-{port}")
+    variables = {
+        "MCPBRIDGE_SERVER__PORT": str(port),
+        "MCPBRIDGE_SERVER__MAX_CONNECTIONS_PER_IP": "2500",
+        "MCPBRIDGE_METRICS__ENABLED": "false",
+        "CHAOS_TASKS": str(tasks),
+    }
+    command = [sys.executable, str(HERE / "watched.py"), "gateway", "--config", str(file)]
+    if files is not None:
+        command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
+    with peers.running(command, **variables) as process:
+        yield process, tasks

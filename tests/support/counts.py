@@ -24,6 +24,10 @@ COUNTS = {
     "router_cycles": Count(4, 12, 1000),  # connect and kill a router whose children, behind wrappers, ignore SIGTERM
     "chaos_rounds": Count(1, 2, 12),  # each fault so often, on one replica after the other
     "hang_ups": Count(100, 200, 1000),  # of clients in the middle of a call
+    "rolling_restarts": Count(1, 1, 3),  # of the three gateways behind HAProxy, one after the other
+    "rolling_rate": Count(50, 100, 500),  # calls a second meanwhile
+    "reloads": Count(5, 10, 100),  # of a gateway under load
+    "attackers": Count(300, 600, 2000),  # connections at once
     "mixed_calls": Count(500, 2000, 10000),  # calls of 50 clients that all count their ids from 1
     "differential_messages": Count(300, 2000, 100_000),  # generated ones per cell, both ways together
     "guard_rounds": Count(1, 3, 7),  # of the hot path against the reference hop

@@ -67,6 +67,7 @@ class HttpClient:
         self.host, self.port, self.path = parts.hostname or "localhost", parts.port or 80, parts.path
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.session: str | None = None
+        self.fields: dict[str, str] = {}  # sent with every message
 
     async def post(self, message: Json | bytes, *, timeout: float = 30.0, **headers: str) -> Answer:
         """POST one message; headers are given with ``_`` for ``-``."""
@@ -77,6 +78,7 @@ class HttpClient:
             "accept": ACCEPT,
             "content-length": str(len(body)),
             **({"mcp-session-id": self.session} if self.session else {}),
+            **self.fields,
             **{name.replace("_", "-"): value for name, value in headers.items()},
         }
         async with asyncio.timeout(timeout):
