@@ -235,6 +235,46 @@ async def test_calls_go_on_while_replicas_come_and_go() -> None:
         assert len({backend.name for backend in (*server.backends, *server.leaving)}) == 2 + len(server.leaving)
 
 
+async def modern_only(talk: Talk, request: m.Request, reply: Reply) -> m.Response:
+    if request.method == "initialize":
+        return m.error(request.id, {"code": -32601, "message": "Method not found"})
+    return await newer(talk, request, reply)
+
+
+@pytest.mark.parametrize("turn", [(answer, modern_only), (modern_only, answer), (answer, modern_only, answer)])
+async def test_a_legacy_session_goes_on_when_all_replicas_of_its_servers_era_are_replaced_by_such_of_the_other(
+    turn: tuple[Any, ...],
+) -> None:
+    """The new one knows the level that the client has set."""
+    replicas = [Scripted() for _ in turn]
+    for one, kind in zip(replicas, turn, strict=True):
+        one.answer = kind
+    async with new(eras=True) as bridge:
+        server = bridge.add("s", ends(bridge, "s", replicas[0]))
+        session = client(back=(back := Back()))
+        await bridge.sessions.add(session)
+
+        async def call(request: m.Request) -> m.Response:
+            response = await asyncio.wait_for(bridge.one(exchange(request, server, session)), WAIT)
+            assert response is not None and response.error is None, response
+            return response
+
+        session.initialize = initialize()
+        await call(initialize())
+        await call(m.request(2, "logging/setLevel", {"level": "warning"}))
+        await call(CALL)
+        for one in replicas[1:]:
+            back.heard.clear()
+            (old,) = server.backends
+            bridge.replace(server, ends(bridge, "s", one))
+            await asyncio.wait_for(bridge.gone(old), WAIT)
+            await asyncio.gather(*(call(m.request(id, "tools/call", {"name": "t"})) for id in (8, 9)))
+            said = [request for talk in one.talks for request in talk.requests]
+            assert sum(request.method == "tools/call" for request in said) == 2
+            assert any(b"warning" in bytes(request.encode()) for request in said)
+            assert "notifications/tools/list_changed" in [n.method for n in back.heard]
+
+
 async def test_a_second_round_goes_to_the_backend_that_was_taken_away_meanwhile() -> None:
     """It holds the call; the others know nothing of it."""
     replicas, asked = [Scripted(), Scripted()], {"n": 0}

@@ -56,6 +56,14 @@ class AnyLink(Protocol):
     backend: Backend | None
     is_pinned: bool  # whether its calls have to go to ``backend``; if not, any backend of the server may take each
 
+    @property
+    def is_stranded(self) -> bool:
+        """Whether its backend is taken away and none is left that it could go on at: a link of the other era takes over."""
+
+    @property
+    def said(self) -> list[Request]:
+        """What another conversation in its place must be told: the level, the subscriptions."""
+
     async def open(self, initialize: Request) -> Response:
         """Start the conversation on the client's behalf; the server's InitializeResult (or error) with the client's id."""
 

@@ -154,6 +154,14 @@ class Link:
             await self._leave(talk)
 
     @property
+    def is_stranded(self) -> bool:
+        return self._backend.is_draining and self._hello is not None and not self.session.is_passing and not self._elsewhere()
+
+    @property
+    def said(self) -> list[Request]:
+        return ([self._level] if self._level else []) + list(self._subscribed.values())
+
+    @property
     def is_idle(self) -> bool:
         """Whether nobody would notice at once if its conversation ended: no call, and a client that hears nothing."""
         return self._is_ready and not self._calls and not self.session.back.is_listening
@@ -332,7 +340,7 @@ class Link:
                 if self._wants_own and self.session.initialized is not None and not talk.is_initialized:
                     talk.is_initialized = True
                     await talk.upstream.notify(self.session.initialized)
-                for request in ([self._level] if self._level else []) + list(self._subscribed.values()):
+                for request in self.said:
                     await talk.call(request, _NO_REPLY)
         except TimeoutError:
             _log.warn("server did not take its client's level and subscriptions again", server=self.server.name)

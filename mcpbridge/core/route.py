@@ -8,14 +8,19 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from mcpbridge.core.client_session import AnyLink, ClientSession
-from mcpbridge.core.exchange import Exchange, Handler
-from mcpbridge.core.link import Link
+from mcpbridge.core.exchange import Exchange, Handler, NoReply, view_of
+from mcpbridge.core.link import LIST_CHANGED, Link
 from mcpbridge.core.server import Backend, Server
 from mcpbridge.core.state import ROUNDS, continues
 from mcpbridge.core.tasks import share, wait_shared
 from mcpbridge.errors import BridgeError
+from mcpbridge.observe.log import log
+from mcpbridge.wire import message as m
 from mcpbridge.wire.message import Notification, Request, Response
 from mcpbridge.wire.spec import LOG_LEVEL
+
+_log = log("link")
+_NOBODY = NoReply()
 
 
 def route(*, one: Handler, many: Handler) -> Handler:
@@ -108,7 +113,41 @@ async def _legacy(x: Exchange, backend: Backend, remaining: float) -> Response:
     link = session.links.get(place)
     if link is None:  # it ended while the link opened
         raise BridgeError("session_unknown", "the session has ended", sent=False)
-    return await link.call(x)
+    left = link.backend
+    may_turn = left is not None and left is not backend and left.is_draining and not backend.is_draining
+    if not (may_turn and link.is_stranded):
+        try:
+            return await link.call(x)
+        except BridgeError as error:
+            if error.sent or not may_turn:
+                raise
+    return await (await _replaced(x, session, link, backend, remaining, place)).call(x)
+
+
+async def _replaced(
+    x: Exchange, session: ClientSession, link: AnyLink, backend: Backend, remaining: float, place: str
+) -> AnyLink:
+    """The session goes on at ``backend``, which is of another era than the one its link has lost: by a link of the other kind,
+    told what the client said so far.
+
+    Raises BridgeError(sent=False) when the server does not take the client there in its version.
+    """
+    is_first = session.links.get(place) is link
+    if is_first:
+        del session.links[place]
+        backend.spawn(link.close())
+    assert session.initialize is not None
+    response = await open_link(session, backend, session.initialize, remaining, place)
+    fresh, server = session.links.get(place), backend.server
+    if response.error is not None or fresh is None:
+        raise BridgeError("backend_error", f"server {server.name!r} does not take the session again", sent=False)
+    if is_first:
+        _log.warn("session moved", server=server.name, backend=backend.name, reason="no other speaks its era")
+        for request in link.said:
+            await fresh.call(Exchange(request, view_of(request, "legacy"), x.caller, _NOBODY, x.deadline, server, session))
+        for kind in LIST_CHANGED:
+            session.notified(server, m.notification(f"notifications/{kind}/list_changed"))
+    return fresh
 
 
 async def open_link(

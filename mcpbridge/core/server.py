@@ -451,7 +451,8 @@ class Server:
             return False
         if x.session is not None and self.is_linked(x):
             linked = x.session.links[self.name].backend
-            return linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol)
+            if linked is None or not linked.is_draining:
+                return linked is not None and linked not in tried and x.force_protocol in (None, linked.protocol)
         return self._is_any_left(x, tried)
 
     def may_stray(self, x: Exchange, tried: set[Backend]) -> bool:

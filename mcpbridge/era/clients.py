@@ -117,6 +117,8 @@ class ModernLink:
         backend = x.backend or self._backend
         if backend is not self._backend and await backend.era_for("modern", backend.pool.patience(x.deadline)) != "modern":
             backend = self._backend
+            if backend.is_draining:  # and there is none of its era to go on at: a link of the other kind takes over
+                raise BridgeError("draining", f"backend {backend.name!r} takes no calls", sent=False)
         try:
             return await backend.pool.ask_modern(self._stamp(request), reply, logs, x.deadline)
         except BridgeError as error:
@@ -150,6 +152,15 @@ class ModernLink:
                 self._backend.spawn(self._listen.run())
                 old.stop()
                 self._listen.changed()
+
+    @property
+    def is_stranded(self) -> bool:
+        return False  # it finds out by asking: ``_send``
+
+    @property
+    def said(self) -> list[Request]:
+        level = [m.request(0, "logging/setLevel", {"level": self._level})] if self._level is not None else []
+        return level + [m.request(0, "resources/subscribe", {"uri": uri}) for uri in self._uris]
 
     async def close(self) -> None:
         self._closed = True

@@ -37,7 +37,11 @@ STAYS = {
     "modern": ("http/modern", "websocket/modern", "tcp_binary/modern", "stdio/modern"),
     "legacy": ("http/legacy", "websocket/legacy", "stdio/legacy"),
 }
-MOVES = {"moved": ("http/modern",) * 3, "wandered": ("http/legacy", "websocket/legacy", "http/legacy")}
+MOVES = {
+    "moved": ("http/modern",) * 3,
+    "wandered": ("http/legacy", "websocket/legacy", "http/legacy"),
+    "turned": ("http/modern", "http/legacy", "websocket/legacy"),
+}
 GUEST = {"guest": ("http/modern",)}
 WAYS = ("SIGHUP", "a file has changed", "asked for by first")
 BROKEN = ("{", '{"servers": [{"nmae": "x"}]}', '{"auth": {"type": "none"}, "server": {"tls": {"cert_file": "/nowhere"}}}')
