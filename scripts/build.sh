@@ -11,7 +11,7 @@ if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
 fi
 export SOURCE_DATE_EPOCH
 
-# An interpreter that has shiv and the build backend: the one given, else an environment made for the purpose.
+# An interpreter that has pip and the build backend: the one given, else an environment made for the purpose.
 python=${MCPBRIDGE_BUILD_PYTHON:-}
 if [ -z "$python" ]; then
   scripts/venv.sh --dev
@@ -53,8 +53,7 @@ find "$site" \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.h' -
 find "$site" -name __pycache__ -prune -exec rm -rf {} +
 
 mkdir -p dist
-"$python" -m shiv --site-packages "$site" --entry-point mcpbridge.cli:main --python '/usr/bin/env -S python3 -I' \
-  --compressed --reproducible --output-file "$work/mcpbridge"
+"$python" packaging/pack.py "$site" "$work/mcpbridge"
 mv "$work/mcpbridge" dist/mcpbridge
 sha256sum dist/mcpbridge
 wc -c dist/mcpbridge | awk '{printf "%.1f MB\n", $1 / 1e6}'

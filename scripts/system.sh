@@ -11,6 +11,10 @@ command -v tinyproxy >/dev/null || missing+=(tinyproxy)
 command -v nginx >/dev/null || missing+=(nginx-light)
 command -v haproxy >/dev/null || missing+=(haproxy)
 command -v kubectl >/dev/null || missing+=(kubernetes-client)
+# What install.sh is tested with.
+for shell in dash busybox zsh fish curl; do
+  command -v "$shell" >/dev/null || missing+=("$shell")
+done
 [ ${#missing[@]} = 0 ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   echo "installing ${missing[*]}" >&2
