@@ -78,6 +78,7 @@ class Shedding:
             self._shed(overload.level > 0)
         room = overload.room(files)
         connections.ceiling = None if room is None else connections.open + room
+        connections.cause = overload.cause or "descriptors are short"
 
     def _told(self, before: int) -> None:
         level, cause = self.overload.level, self.overload.cause

@@ -212,7 +212,7 @@ def matching(pattern: str, meaning: str) -> Kind:
 
 
 def regex() -> Kind:
-    """A regular expression as Python writes them."""
+    """A regular expression as Python writes them, which is quick to match."""
 
     def parse(text: str) -> str:
         if len(text) > MAX_REGEX:
@@ -223,6 +223,10 @@ def regex() -> Kind:
             raise ValueError(f"a regular expression ({error.msg} at position {error.pos})") from None
         except (OverflowError, RecursionError):
             raise ValueError("a regular expression that is simpler") from None
+        from mcpbridge.config.patterns import danger
+
+        if why := danger(text):
+            raise ValueError(f"a regular expression {why}")
         return text
 
     return Kind("regex", parse, {"type": "string", "format": "regex"})

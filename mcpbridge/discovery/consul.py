@@ -25,12 +25,15 @@ import msgspec
 
 from mcpbridge.config.kinds import is_loopback
 from mcpbridge.config.sections import NAME_PATTERN, NAMESPACE_PATTERN, EndpointSpec, ServerSpec
-from mcpbridge.discovery import Source, calmly
+from mcpbridge.discovery import CALM, Source, calmly
 from mcpbridge.discovery.stranger import endpoint
 from mcpbridge.outbound import OutboundError, get
 
 MAX_SERVICES: Final = 500
+MAX_INSTANCES: Final = 10_000  # of one service
 MAX_PAUSE: Final = 30.0  # seconds between two tries
+MAX_ID: Final = 200  # characters of an instance's id, for people
+_META: Final = ("mcp-protocol", "mcp-namespace", "mcp-path", "mcp-weight")
 _CATALOG: Final = "/v1/catalog/services"  # no service can be called so
 Instances = dict[str, list[Any]]  # by service
 
@@ -97,7 +100,9 @@ class Consul:
         def keep(name: str, instances: Any) -> None:
             if not isinstance(instances, list):
                 raise ValueError(f"the agent's answer is no list of instances of {name}")
-            found[name] = instances
+            if len(instances) > MAX_INSTANCES:
+                raise ValueError(f"more than {MAX_INSTANCES} instances of {name}")
+            found[name] = [used(instance) for instance in instances]
             unread.discard(name)
             changed.set()
 
@@ -114,7 +119,8 @@ class Consul:
             try:
                 newer, answer = await self._ask(path, query, index)
                 take(answer)  # also when nothing changed: that it is still so is news too
-                wait = 0.0 if newer > index else random.uniform(0.5, 1.0)  # never spin, whatever it answers
+                # Never spin, whatever it answers: the index rises with every change of any service.
+                wait = random.uniform(CALM, 2 * CALM) if newer > index else random.uniform(0.5, 1.0)
                 index, pause = newer if newer >= index else 0, 0.5
             except (OutboundError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 failed(str(error)[:200])
@@ -139,6 +145,23 @@ class Consul:
         return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else 0, document
 
 
+def used(instance: Any) -> Any:
+    """What is used of an instance; an agent may say megabytes of each."""
+    match instance:
+        case {"Service": {"ID": name, "Port": port} as service}:
+            node, meta = instance.get("Node"), service.get("Meta")
+            return {
+                "Node": {"Address": node.get("Address")} if isinstance(node, dict) else None,
+                "Service": {
+                    "ID": name if isinstance(name, str) and len(name) <= MAX_ID else "?",
+                    "Port": port,
+                    "Address": service.get("Address"),
+                    "Meta": {key: meta[key] for key in _META if key in meta} if isinstance(meta, dict) else meta and "?",
+                },
+            }
+    return None
+
+
 def servers_of(found: Instances, detect: bool, local: bool = False) -> tuple[list[ServerSpec], list[str]]:
     """The servers that instances make, and what was left out with its cause. Pure; ``local`` as in ``endpoint``."""
     servers: list[ServerSpec] = []
@@ -158,8 +181,10 @@ def servers_of(found: Instances, detect: bool, local: bool = False) -> tuple[lis
                 protocol, path, weight = (str(meta.get(f"mcp-{key}", "")) for key in ("protocol", "path", "weight"))
                 spec = endpoint(host, service["Port"], protocol, path, weight, detect=detect, local=local)
                 by_namespace.setdefault(namespace, {})[spec.url] = spec
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except ValueError as error:
                 skipped.append(f"{place}: {error}"[:300])
+            except (KeyError, TypeError, AttributeError):
+                skipped.append(f"{place}: Service, ID, Port, Address or Meta is missing or in another form"[:300])
         servers += [
             ServerSpec(name=name, namespace=namespace, endpoints=tuple(urls[url] for url in sorted(urls)))
             for namespace, urls in sorted(by_namespace.items())

@@ -34,6 +34,7 @@ PREFIX: Final = "mcp.bridge/"
 SERVICE_NAME: Final = "kubernetes.io/service-name"
 PORT_NAME: Final = "mcp"  # the port of several that is ours
 MAX_OBJECTS: Final = 10_000  # of each kind
+MAX_NAMESPACE: Final = 63  # characters; patterns are harmless on so few
 MAX_PAGE: Final = 64 * 1024 * 1024  # bytes of one page of a list: 500 objects
 MAX_EVENT: Final = 4 * 1024 * 1024  # bytes of one event: twice what the largest object has
 MAX_PAUSE: Final = 30.0  # seconds between two tries
@@ -204,7 +205,8 @@ class Kubernetes:
         raise ValueError(f"more than {MAX_OBJECTS} objects match")
 
     def _is_ours(self, item: Mapping[str, Any]) -> bool:
-        return self._pattern.fullmatch(item["metadata"]["namespace"]) is not None
+        namespace = item["metadata"]["namespace"]
+        return len(namespace) <= MAX_NAMESPACE and self._pattern.fullmatch(namespace) is not None
 
 
 def _import() -> None:

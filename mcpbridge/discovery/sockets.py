@@ -40,12 +40,15 @@ class Sockets:
             try:
                 source.found(*await asyncio.to_thread(find_sockets, self._paths))
             except OSError as error:
-                source.failed(f"the directories cannot be read: {error.strerror or error}")
+                source.failed(f"the directories cannot be looked at: {error.strerror or error}")
             await asyncio.sleep(self._pause)
 
 
 def find_sockets(paths: Sequence[str]) -> tuple[list[ServerSpec], list[str]]:
-    """The servers below ``paths``, by name, and what was left out with its cause."""
+    """The servers below ``paths``, by name, and what was left out with its cause.
+
+    Raises OSError when there are too many files: a part of them is no picture, and servers would go for what others put there.
+    """
     found: dict[str, ServerSpec] = {}
     skipped: list[str] = []
     for root in paths:
@@ -63,15 +66,19 @@ def find_sockets(paths: Sequence[str]) -> tuple[list[ServerSpec], list[str]]:
 def _sockets(real: str, root: str, skipped: list[str]) -> Iterator[str]:
     """Paths of the sockets below a directory, itself by its real path. A link is none: what it leads to is found itself."""
     looked = 0
-    for folder, folders, files in os.walk(real):
+
+    def unread(error: OSError) -> None:
+        skipped.append(f"{error.filename}: it cannot be read: {(error.strerror or str(error)).lower()}")
+
+    for folder, folders, files in os.walk(real, onerror=unread):
+        folders.sort()  # the first of two with one name is always the same
         if why := _weakness(folder):
             skipped.append(f"{folder}: {why}")
             folders.clear()
             continue
         looked += len(folders) + len(files)
         if looked > MAX_ENTRIES:
-            skipped.append(f"{root}: more than {MAX_ENTRIES} files; the rest is not looked at")
-            return
+            raise OSError(f"{root} has more than {MAX_ENTRIES} files; keep others elsewhere")
         if folder[len(real) :].count(os.sep) >= MAX_DEPTH:
             folders.clear()
         for path in sorted(os.path.join(folder, name) for name in files):

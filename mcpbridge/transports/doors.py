@@ -33,6 +33,7 @@ class ConnectionLimits:
         self._counts: Counter[str] = Counter()
         self.open = 0
         self.ceiling: int | None = None  # less than ``total`` while descriptors are short or too much is going on
+        self.cause = ""  # what is going on, for people
 
     @property
     def is_tight(self) -> bool:
@@ -44,6 +45,14 @@ class ConnectionLimits:
         if self.open >= self._total or self.is_tight:
             return 503
         return 429 if self._counts.get(key, 0) >= self._per_address else 0
+
+    def words(self, status: int) -> str:
+        """Why one more is refused with ``status``, for people."""
+        if status == 429:
+            return f"too many connections: {self._per_address} of this address are open (server.max_connections_per_ip)"
+        if self.open >= self._total:
+            return f"too many connections: {self._total} are open (server.max_connections)"
+        return f"too many connections just now: {self.cause or 'this gateway is overloaded'}"
 
     def claim(self, key: str) -> int:
         """Count one more connection of an ``address_key``. Returns the HTTP status to refuse it with, or 0."""

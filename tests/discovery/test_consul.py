@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mcpbridge.discovery import Source
-from mcpbridge.discovery.consul import Consul, servers_of
+from mcpbridge.discovery.consul import Consul, servers_of, used
 from tests.support.certificates import make_tls
 from tests.support.consul_agent import ConsulAgent
 
@@ -166,7 +166,7 @@ async def test_services_that_all_go_are_let_go_after_a_while(monkeypatch: pytest
         ({"Address": "127.0.0.1"}, "this machine"),
         ({"Address": "x.LocalHost."}, "this machine"),
         ({"Port": 0}, "port"),
-        ({"Meta": "sh"}, "attribute"),
+        ({"Meta": "sh"}, "another form"),
     ],
 )
 def test_a_bad_instance_is_left_out_by_name_and_the_rest_goes_on(change: Any, cause: str) -> None:
@@ -176,3 +176,49 @@ def test_a_bad_instance_is_left_out_by_name_and_the_rest_goes_on(change: Any, ca
     (endpoint,) = servers[0].endpoints
     assert (endpoint.url, endpoint.command, endpoint.env) == ("http://10.0.0.1:1/mcp", "", {})
     assert len(skipped) == 1 and skipped[0].startswith("weather/w2: ") and cause in skipped[0]
+
+
+async def test_an_agent_whose_index_rises_with_every_answer_is_not_asked_without_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    enough = asyncio.Event()
+    sleep = asyncio.sleep
+
+    async def slept(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) >= 20:
+            enough.set()
+        await sleep(0)
+
+    class Hostile(Consul):
+        asked = 0
+
+        async def _ask(self, path: str, query: Any, index: int) -> tuple[int, Any]:
+            self.asked += 1
+            return self.asked, {}
+
+    monkeypatch.setattr("mcpbridge.discovery.consul.asyncio.sleep", slept)
+    task = asyncio.create_task(Hostile("http://10.0.0.1:8500").watch(Source("consul", lambda: None)))
+    async with asyncio.timeout(5):
+        await enough.wait()
+    task.cancel()
+    assert min(waits) >= 0.1
+
+
+async def test_of_an_instance_only_what_is_used_is_kept() -> None:
+    async with ConsulAgent() as agent:
+        await agent.register("weather", "w1", 8081, Meta={"mcp-path": "/x", "note": "n" * 100_000})
+        async with watching(agent) as source:
+            await until(lambda: urls(source) == ["http://10.0.0.1:8081/x"])
+    instance = {
+        "Service": {"ID": "i", "Port": 1, "Address": "10.0.0.1", "Meta": {"mcp-path": "/x", "note": "n"}},
+        "Checks": [1],
+    }
+    kept = {"Node": None, "Service": {"ID": "i", "Port": 1, "Address": "10.0.0.1", "Meta": {"mcp-path": "/x"}}}
+    assert used(instance) == kept
+    assert used({"Service": {"ID": "i" * 201, "Port": 1, "Meta": "no"}})["Service"]["Meta"] == "?"
+    assert servers_of({"a": [used("oops")]}, True) == (
+        [],
+        ["a: Service, ID, Port, Address or Meta is missing or in another form"],
+    )

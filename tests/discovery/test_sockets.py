@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mcpbridge.discovery import sockets
+from mcpbridge.discovery import Source, sockets
 from mcpbridge.discovery.sockets import find_sockets
 
 
@@ -93,4 +94,28 @@ def test_the_search_ends(tmp_path, listen, monkeypatch) -> None:
     listen(tmp_path / "1" / "2" / "3" / "near.sock")
     assert [spec.name for spec in find_sockets([str(tmp_path)])[0]] == ["near"]
     monkeypatch.setattr(sockets, "MAX_ENTRIES", 0)
-    assert find_sockets([str(tmp_path)])[0] == []
+    with pytest.raises(OSError, match="more than 0 files"):
+        find_sockets([str(tmp_path)])
+
+
+async def test_a_flood_of_files_takes_no_server_away(tmp_path, listen, monkeypatch) -> None:
+    listen(tmp_path / "kept.sock")
+    source = Source("sockets", lambda: None)
+    task = asyncio.create_task(sockets.Sockets([str(tmp_path)], pause=0.01).watch(source))
+    try:
+        async with asyncio.timeout(5):
+            await source.looked.wait()
+            monkeypatch.setattr(sockets, "MAX_ENTRIES", 10)
+            for number in range(20):
+                (tmp_path / str(number)).touch()
+            while source.last_error is None:
+                await asyncio.sleep(0.01)
+    finally:
+        task.cancel()
+    told = source.told()
+    assert ([spec.name for spec in source.servers], told.state) == (["kept"], "degraded")
+    assert "more than 10 files" in str(told.last_error)
+
+
+def test_a_directory_that_is_not_there_is_said(tmp_path) -> None:
+    assert find_sockets([str(tmp_path / "gone")]) == ([], [f"{tmp_path}/gone: it cannot be read: no such file or directory"])

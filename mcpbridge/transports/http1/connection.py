@@ -90,7 +90,7 @@ class ServerConnection(asyncio.Protocol):
             self._peer, self._port = peer[0], peer[1]
         status = self._server.adopt(self, self._peer)
         if status:
-            self._refuse(status, "too many connections", [("retry-after", "1")])
+            self._refuse(status, self._server.limits.words(status), [("retry-after", "1")])
 
     def data_received(self, data: bytes) -> None:
         state = self._state

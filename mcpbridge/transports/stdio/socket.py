@@ -132,7 +132,8 @@ class SocketFrontend:
         key = f"uid:{peer.uid}" if peer is not None else "unix"
         status = self._limits.claim(key)
         if status:
-            return BridgeError("rate_limited" if status == 429 else "server_busy", "too many connections", sent=False)
+            reason = "rate_limited" if status == 429 else "server_busy"
+            return BridgeError(reason, self._limits.words(status), sent=False)
         arrival = Arrival("stdio", key, client.headers)
         task = self._spawn(self._serve_one(client, arrival))
         self._tasks.add(task)

@@ -138,7 +138,7 @@ class TcpFrontend:
             if status:
                 self.say("too many connections", peer)
                 reason = "rate_limited" if status == 429 else "server_busy"
-                raise BridgeError(reason, "too many connections", sent=False)
+                raise BridgeError(reason, self.limits.words(status), sent=False)
         self._connections.add(connection)
         return key
 
