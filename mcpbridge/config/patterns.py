@@ -3,8 +3,8 @@
     mcp-servers.*    (team|infra)-[a-z]+-mcp    yes
     (a+)+    (a|ab)*    .*x.*x.*x.*x.*          no: the ways to match are tried one after the other, and there are too many
 
-The library that matches cannot be stopped, and holds up the whole process meanwhile. Who writes the pattern is trusted; who names
-what it is matched against is not.
+The library that matches cannot be stopped, and holds up the whole process meanwhile. Who writes the pattern is trusted; who
+names what it is matched against is not.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def danger(pattern: str) -> str:
 
 
 def _free(tree: Any, is_repeated: bool) -> Iterator[tuple[str, bool]]:
-    """Each place where the library has a choice ("repeat" of many ways, "choice" of few), and whether it stands in a repetition."""
+    """Each place where the library has a choice ("repeat": many ways, "choice": few), and whether it is in a repetition."""
     for op, value in tree:
         name = str(op)
         if name in _REPEATS:
