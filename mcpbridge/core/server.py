@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 State = Literal["unknown", "ok", "degraded", "down"]
 Isolation = Literal["principal", "shared", "session"]
 MEASURED = 8  # of so many decisions between several backends the time of one is taken
+LAST_STAND = 1.0  # seconds between two times that breakers which all refuse let trials through
 _log = log("backend")
 
 
@@ -330,6 +331,7 @@ class Server:
         self.hello: dict[str, bytes] = {}  # era -> its newest InitializeResult or DiscoverResult, JSON
         self.balancer = Balancer(balancing or Balancing(), random.randrange)
         self._decisions = 0
+        self._stands_until = 0.0  # monotonic; see _allowed
         self.on_hello = on_hello  # told when ``hello`` changes
         self.reconnect = reconnect or Reconnect()
         for backend in backends:
@@ -387,7 +389,7 @@ class Server:
             balancer.took.add(time.perf_counter() - started, now)
 
     def _best(self, x: Exchange, candidates: list[Backend], now: float) -> Backend:
-        open_to_calls = [b for b in candidates if b.refusing(now) is None]
+        open_to_calls = self._allowed(candidates, now)
         if not open_to_calls:
             return self._let(x, min(candidates, key=lambda b: b.wait(now)))
         balancer = self.balancer
@@ -397,6 +399,18 @@ class Server:
             fit = [b for b in fit if b.state != "down"] or fit
             fit = [b for b in fit if b.ejection.until <= now] or fit
         return balancer.choose(fit, now, caller=x.caller.protocol, strategy=x.strategy, panic=panic)
+
+    def _allowed(self, among: list[Backend], now: float) -> list[Backend]:
+        """Those of ``among`` that no breaker keeps calls from. Breakers of their own never take the last of several: when there
+        is none, those that can be reached get their trials at once, each LAST_STAND seconds at most."""
+        allowed = [b for b in among if b.refusing(now) is None]
+        if allowed or len(self.backends) == 1 or now < self._stands_until:
+            return allowed
+        self._stands_until = now + LAST_STAND
+        for backend in among:
+            if backend.state != "down" and backend.breaker is not None:
+                backend.breaker.may_be_well(now)
+        return [b for b in among if b.refusing(now) is None]
 
     def _let(self, x: Exchange, backend: Backend) -> Backend:
         """``backend``, unless a breaker keeps this request from it. Raises BridgeError("breaker_open") with the cause."""
@@ -437,8 +451,9 @@ class Server:
         if backend.is_draining or not backend.may_refuse:
             return backend.is_draining
         now = time.monotonic()
-        others = (b for b in self.backends if b is not backend and not b.is_draining)
-        return backend.refusing(now) is not None and any(b.refusing(now) is None for b in others)
+        if backend.refusing(now) is None:
+            return False
+        return bool(self._allowed([b for b in self.backends if b is not backend and not b.is_draining], now))
 
     def is_linked(self, x: Exchange) -> bool:
         """Whether the call is one of a session that is here, and goes where its link does."""
@@ -463,8 +478,8 @@ class Server:
 
     def _is_any_left(self, x: Exchange, tried: set[Backend]) -> bool:
         now = time.monotonic()
-        left = (b for b in self.backends if b not in tried and not b.is_draining and x.force_protocol in (None, b.protocol))
-        return any(b.refusing(now) is None for b in left)
+        left = [b for b in self.backends if b not in tried and not b.is_draining and x.force_protocol in (None, b.protocol)]
+        return bool(self._allowed(left, now))
 
 
 def _cause(backend: Backend) -> str:

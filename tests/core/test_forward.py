@@ -333,6 +333,40 @@ async def test_a_backend_that_its_breaker_keeps_calls_from_is_passed_over() -> N
     assert last.reason == "breaker_open"
 
 
+async def test_when_breakers_refuse_all_of_several_backends_they_are_tried_at_once_but_not_again_and_again() -> None:
+    server = guarded(2)
+    breakers = [b.breaker for b in server.backends if b.breaker]
+    for breaker in breakers:
+        breaker.ended(breaker.begin(0.0), ok=False, now=time.monotonic())
+        breaker.ended(breaker.begin(0.0), ok=False, now=time.monotonic())
+    assert [breaker.state for breaker in breakers] == ["open", "open"]
+    for _ in range(2):
+        assert isinstance(await send(server, m.result(1, {})), m.Response)  # each gets a trial, or one of them both
+    for _ in range(6):
+        last = await send(server, BridgeError("stream_closed"))
+    assert last.reason == "breaker_open"
+
+
+async def test_a_call_that_broke_finds_another_backend_whose_breaker_still_waits() -> None:
+    """The first works with every call but one; the others were well again long before their breakers' time."""
+    server = guarded(3)
+    for backend in server.backends[1:]:
+        assert backend.breaker is not None
+        for _ in range(2):
+            backend.breaker.ended(backend.breaker.begin(0.0), ok=False, now=time.monotonic())
+    seen: list[Any] = []
+
+    async def attempt(x: Exchange) -> m.Response:
+        seen.append(x.backend)
+        if x.backend is server.backends[0]:
+            raise BridgeError("stream_closed")
+        return m.result(1, {})
+
+    answer = await forward(attempt)(exchange(m.request(1, "prompts/get", {"_meta": META}), server))
+    assert answer.error is None
+    assert seen[0] is server.backends[0] and len(seen) == 2
+
+
 async def test_a_backend_found_up_again_is_tried_at_once() -> None:
     server = guarded(1)
     backend = server.backends[0]

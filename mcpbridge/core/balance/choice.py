@@ -4,8 +4,9 @@
 by chance, better by peak latency, calls in flight and weight. Other strategies replace one of the steps.
 
 Decided here: one that is degraded (it missed a check and has not failed for good) takes a quarter of its share. Panic ignores
-what health says, not what breakers say: a backend whose breaker is open is not chosen in panic either, and when all are open
-the call fails at once. One that drains goes on purpose: it counts neither as healthy nor as sick.
+what health says, not what breakers say: a backend whose breaker is open is not chosen in panic either; when those of all are
+open, they get their trials at once (``core.server``). One that drains goes on purpose: it counts neither as healthy nor as
+sick.
 
 Source: issue 5 item 1; contract section 3.1.
 """
