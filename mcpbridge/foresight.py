@@ -1,6 +1,6 @@
 """Predictive health of a gateway: every attempt is noted, every window each endpoint's detector is asked.
 
-    attempt -> Meter (calls, failures, sum of log latency)   }  every WINDOW: Detector, or phi where nobody calls
+    attempt -> Meter (calls, failures, sum of log latency)   }  every window: Detector, or phi where nobody calls
     answer to a check -> Silence                             }  -> Backend.score, Predictions, metrics, log
 
 A score moves work away and never ejects: that is left to what really fails.
@@ -28,7 +28,6 @@ from mcpbridge.observe.snapshot import Event, timestamp
 
 MODEL = "anomaly_detection"
 METHOD = "robust_cusum"
-WINDOW = 5.0  # seconds
 _log = logger("health")
 
 
@@ -81,12 +80,12 @@ class Foresight:
         tell: Callable[[Event], None],
         *,
         enabled: bool = True,
-        window: float = WINDOW,
+        window: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.enabled = enabled
         self.window = window
-        self.predictions = Predictions()
+        self.predictions = Predictions(HORIZON * window)
         self._registry = registry
         self._backends = backends
         self._tell = tell
@@ -223,7 +222,7 @@ class Foresight:
             model=MODEL,
             method=METHOD,
             window_ms=self.window * 1000,
-            horizon_sec=HORIZON,
+            horizon_sec=found.horizon,
             parameters=told.Parameters(p.k, p.h, p.level_gate, p.ticks),
             endpoints=len(self._meters),
             warmed_up_endpoints=sum(meter.detector.reading.score is not None for meter in self._meters.values()),

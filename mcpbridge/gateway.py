@@ -337,6 +337,7 @@ class Gateway:
             lambda: [backend for server in bridge.servers.values() for backend in server.backends],
             bridge.events.append,
             enabled=self._config.health_monitoring.predictive_enabled,
+            window=self._config.health_monitoring.prediction_window,
         )
         self._status.foresight = foresight
         bridge.spawn(foresight.follow())

@@ -236,16 +236,25 @@ async def test_the_part_survives_a_merge_and_hiding_addresses(world):
 
 @pytest.mark.requirement("config.gateway.health_monitoring.predictive_enabled", "env.MCP_PREDICTIVE_HEALTH_MONITORING")
 @pytest.mark.parametrize("enabled", [True, False])
-def test_a_gateway_foresees_as_it_was_told(tmp_path, enabled):
-    port = free_port()
+def test_a_gateway_foresees_as_it_was_told_and_says_so_on_both_ports(tmp_path, enabled):
+    port, management = free_port(), free_port()
     config = {
         "server": {"port": port, "tls": {"enabled": False}},
         "auth": {"type": "none"},
-        "metrics": {"endpoint": f"127.0.0.1:{free_port()}"},
+        "metrics": {"endpoint": f"127.0.0.1:{management}"},
+        "health_monitoring": {"prediction_window": "2s"},
     }
     (tmp_path / "gateway.yaml").write_text(json.dumps(config))
     command = [sys.executable, "-m", "mcpbridge", "gateway", "--config", str(tmp_path / "gateway.yaml")]
     with running(command, MCP_PREDICTIVE_HEALTH_MONITORING=str(enabled).lower()) as process:
         wait_listening(process, f"http://127.0.0.1:{port}/healthz")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/health/ml-model/status", timeout=5) as answer:
-            assert json.load(answer)["enabled"] is enabled
+        for each in (port, management):
+
+            def get(path: str, at: int = each) -> dict:
+                with urllib.request.urlopen(f"http://127.0.0.1:{at}/api/v1/health/{path}", timeout=5) as answer:
+                    return json.load(answer)
+
+            model = get("ml-model/status")
+            assert (model["enabled"], model["window_ms"], model["trained"]) == (enabled, 2000.0, False)
+            assert get("anomalies") == {"open": 0, "anomalies": []}
+            assert get("prediction-accuracy")["horizon_sec"] == 240.0, "120 windows"

@@ -119,6 +119,7 @@ VIEWS = {
     "/health/protocols": {"status", "healthy", "protocols"},
     "/health/load-balancer": {"status", "healthy", "strategy", "health_aware", "eligible", "total", "panic", "reasons"},
     "/health/protocol-detection": {"status", "healthy", "enabled", "detections", "accuracy", "duration_ms", "cache"},
+    "/health/discovery": {"status", "healthy", "refresh_rate_ms", "providers"},
 }
 PROTOCOL = {
     "name", "enabled", "healthy", "state", "reason", "frontend", "backends", "requests_per_sec", "error_rate", "latency_ms",

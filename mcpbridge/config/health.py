@@ -110,6 +110,10 @@ class HealthMonitoring(Section, frozen=True, kw_only=True):
         Literal["anomaly_detection"],
         Row(choice("anomaly_detection"), "a statistical detector (robust CUSUM); nothing is learned from data"),
     ] = "anomaly_detection"
+    prediction_window: Annotated[
+        float,
+        Row(duration(0.1), "how long calls are gathered before they are judged; a prediction is about the next 120 windows"),
+    ] = 5.0
     health_check_interval: Annotated[
         float,
         Row(duration(0.1), "time between two checks of what is ok", aliases=("routing.health_check_interval",)),

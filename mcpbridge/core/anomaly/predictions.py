@@ -1,7 +1,7 @@
 """Predictions: what every alarm foretold, and what came of it. Pure: time is passed in.
 
-    alarm begins -> open -> the endpoint fails hard within HORIZON -> confirmed
-                         -> it does not                            -> false_alarm
+    alarm begins -> open -> the endpoint fails hard within the horizon -> confirmed
+                         -> it does not                               -> false_alarm
     it fails hard without an open one -> missed
 
 Source: contract http.gateway.health.anomalies and prediction-accuracy; reliability section 5.
@@ -15,7 +15,7 @@ from typing import Literal
 
 from mcpbridge.core.anomaly.detector import Reading
 
-HORIZON = 600.0  # seconds
+HORIZON = 120  # windows: ten minutes of windows of 5 s
 MAX_KEPT = 200
 _CRITICAL_LATENCY = 3.0  # times the usual
 _CRITICAL_ERRORS = 0.2  # of the calls
@@ -40,9 +40,10 @@ class Prediction:
 
 
 class Predictions:
-    """The newest MAX_KEPT of them, and the totals since the start."""
+    """The newest MAX_KEPT of them, and the totals since the start. ``horizon``: seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, horizon: float) -> None:
+        self.horizon = horizon
         self.kept: deque[Prediction] = deque(maxlen=MAX_KEPT)  # newest first
         self.confirmed = 0
         self.false_alarms = 0
@@ -72,7 +73,7 @@ class Predictions:
     def failed(self, endpoint: str, now: float) -> None:
         """The endpoint has failed hard: it is down."""
         found = self._open.get(endpoint)
-        if found is None or now - found.opened_at > HORIZON:
+        if found is None or now - found.opened_at > self.horizon:
             self.missed += 1
             return
         self._close(found, "confirmed", now)
@@ -80,7 +81,7 @@ class Predictions:
 
     def expire(self, now: float) -> None:
         """Close what did not come true in time."""
-        for found in [one for one in self._open.values() if now - one.opened_at > HORIZON]:
+        for found in [one for one in self._open.values() if now - one.opened_at > self.horizon]:
             self._close(found, "false_alarm", now)
             self.false_alarms += 1
 

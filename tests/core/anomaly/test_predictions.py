@@ -11,7 +11,7 @@ SLOW = Reading(0.1, True, "latency", 0.01, 0.02, None)
 
 
 def test_a_failure_within_the_horizon_confirms_and_one_after_it_does_not():
-    found = Predictions()
+    found = Predictions(HORIZON)
     for endpoint, failed_at in (("a", HORIZON), ("b", HORIZON + 1)):
         assert found.alarmed(endpoint, "s", "http", SLOW, 0.0)
         found.expire(failed_at)
@@ -22,14 +22,14 @@ def test_a_failure_within_the_horizon_confirms_and_one_after_it_does_not():
 
 
 def test_an_endpoint_has_one_open_prediction():
-    found = Predictions()
+    found = Predictions(HORIZON)
     assert found.alarmed("a", "s", "http", SLOW, 0.0)
     assert found.alarmed("a", "s", "http", SLOW, 1.0) is None
     assert found.open == len(found.kept) == 1
 
 
 def test_what_was_foretold_of_an_endpoint_that_is_gone_counts_for_nothing():
-    found = Predictions()
+    found = Predictions(HORIZON)
     found.alarmed("a", "s", "http", SLOW, 0.0)
     found.forget("a")
     found.expire(HORIZON * 2)
@@ -37,7 +37,7 @@ def test_what_was_foretold_of_an_endpoint_that_is_gone_counts_for_nothing():
 
 
 def test_the_newest_are_kept_and_those_dropped_still_get_their_outcome():
-    found = Predictions()
+    found = Predictions(HORIZON)
     for number in range(MAX_KEPT + 50):
         found.alarmed(str(number), "s", "http", SLOW, 0.0)
     found.forget("0")
