@@ -16,6 +16,7 @@ COMMANDS = {
     "tui": "the live dashboard of a running gateway",
     "status": "what a running gateway says of itself; exit 0 ok, 1 degraded, 2 down",
     "backends": "list, test, drain and weigh the backends of a running gateway",
+    "clients": "what MCP clients start: list, add, diff, remove, import, undo",
     "test": "reach a server stage by stage and say where it fails",
     "detect": "find out which protocol and era a server speaks",
     "tools": "list the tools of a server",
@@ -90,6 +91,8 @@ def _dispatch(name: str, arguments: list[str]) -> int:
         from mcpbridge.cli.window import status as run
     elif command == "backends":
         from mcpbridge.cli.backends import run
+    elif command == "clients":
+        from mcpbridge.cli.clients import run
     elif command == "test":
         from mcpbridge.cli.test import run
     elif command == "detect":
