@@ -93,7 +93,8 @@ class Side:
         if not self._is_shut:
             self._is_shut = True
             if self._writer.can_write_eof():
-                self._writer.write_eof()
+                with contextlib.suppress(RuntimeError):  # it is closed already, which no transport tells beforehand
+                    self._writer.write_eof()
 
     async def read(self) -> None:
         """Stamp what comes in with the time at which it may go out. Until its end."""
