@@ -67,6 +67,7 @@ FAULTS: dict[str, Fault] = {
     "server_exited": Fault(1018, 502, 200, True, "backend", "server exited"),
     "bad_answer": Fault(1019, 502, 200, False, "backend", "server answered nonsense"),
     "backend_session_lost": Fault(1023, 502, 200, True, "backend", "backend session lost"),
+    "session_moved": Fault(1023, 502, 200, True, "bridge", "backend session lost"),  # by us, while the call was on its way
     "backend_error": Fault(1020, 502, 200, True, "backend", "backend error"),
     "unsupported_across_eras": Fault(1021, 502, 200, False, "bridge", "not possible between these protocol versions"),
     "too_many_sessions": Fault(1022, 429, 429, True, "client", "too many sessions"),

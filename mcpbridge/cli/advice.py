@@ -94,6 +94,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     ),
     "bad_answer": ("the server's answer is no valid MCP message", "report it to the server's author"),
     "backend_session_lost": ("the server forgot the session, usually by a restart", "call again: a new one is opened"),
+    "session_moved": ("the session went on at another backend of the server meanwhile", "call again"),
     "backend_error": ("the server answered with an HTTP error", "the message has its status; look at the server's log"),
     "unsupported_across_eras": (
         "client and server speak different generations of MCP, and this exchange has no counterpart",

@@ -89,7 +89,7 @@ class Link:
         return (hello if self._tasks is None else without_list(hello)).with_id(initialize.id)
 
     async def call(self, x: Exchange) -> Response:
-        if not self._is_ready:
+        if not (self._stands if self._is_admitted(x) else self._is_ready):
             await self._reach_again(x)
         request, reply, tasks = x.request, x.reply, self._tasks
         if tasks is not None:
@@ -235,10 +235,17 @@ class Link:
 
     @property
     def _is_ready(self) -> bool:
+        return self._stands and not self._must_leave
+
+    @property
+    def _stands(self) -> bool:
+        """Whether there is a conversation of the right kind that knows what the client said."""
         talk = self._talk
-        if talk is None or talk.is_closed or not self._is_replayed or self._must_leave:
-            return False
-        return talk.owner is self or not self._wants_own
+        return talk is not None and not talk.is_closed and self._is_replayed and (talk.owner is self or not self._wants_own)
+
+    def _is_admitted(self, x: Exchange) -> bool:
+        """Whether its breakers let this call through to where the session is, maybe as the trial that keeps the others away."""
+        return x.backend is self._backend and not self._backend.is_draining
 
     @property
     def _must_leave(self) -> bool:
@@ -260,7 +267,7 @@ class Link:
     async def _reach_again(self, x: Exchange) -> None:
         """``_reach`` for a call: a server that no longer takes its client is an error of that call.
 
-        Raises BridgeError("backend_session_lost", ``sent=False``) when the link moved: the call is tried where it is now.
+        Raises BridgeError("session_moved", ``sent=False``) when the link moved: the call is tried where it is now.
         """
         before = self._backend
         self._wanted = x.backend or before
@@ -272,7 +279,7 @@ class Link:
             raise BridgeError("backend_error", detail, sent=False, server=self.server.name) from refused
         if self._backend is not before and self._backend is not x.backend:
             detail = f"server {self.server.name!r}: the session goes on at another backend"
-            raise BridgeError("backend_session_lost", detail, sent=False, server=self.server.name)
+            raise BridgeError("session_moved", detail, sent=False, server=self.server.name)
 
     async def _start(self) -> None:
         assert self._initialize is not None

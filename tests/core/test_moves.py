@@ -247,6 +247,39 @@ async def test_a_session_leaves_a_backend_that_a_breaker_keeps_calls_from(bridge
     assert breaker.state == "half_open"
 
 
+async def test_a_session_s_call_that_is_a_breaker_s_trial_is_made_where_the_session_is(bridge: Bridge) -> None:
+    one, other = Replica(), Replica()
+    server = two(bridge, one, other)
+    session = await begun(server)
+    rules = Rules(failures=1, successes=1, open_for=0.0)  # the trials' time has come at once
+    breaker = server.backends[0].breaker = Breaker(rules)
+    breaker.ended(breaker.begin(time.monotonic()), ok=False, now=time.monotonic())
+    assert breaker.state == "open"
+    rules_of_one = breaker.rules = rules._replace(open_for=60.0)
+    assert rules_of_one.trials == 1
+    x = exchange(CALL, server, session)
+    assert (await run(bridge, x)).error is None
+    assert (x.attempts, x.backend, breaker.state) == (1, server.backends[0], "closed")
+    assert not other.talks
+
+
+async def test_a_session_that_moves_under_a_call_tells_nothing_against_the_backend_of_the_call(bridge: Bridge) -> None:
+    one, other, third = Replica(), Replica(), Replica()
+    server = bridge.add(
+        "s", [Way("stdio", name, replica.dial, is_child=True) for name, replica in zip("abc", (one, other, third), strict=True)]
+    )
+    session = await begun(server)
+    server.backends[0].is_draining = True
+    x = exchange(CALL, server, session)
+    x.backend = server.backends[2]
+    link = session.links["s"]
+    assert isinstance(link, Link)
+    third.is_gone = True  # so that it moves to the second one
+    with pytest.raises(BridgeError, match="goes on at another backend") as caught:
+        await link.call(x)
+    assert (caught.value.fault.blames, caught.value.fault.code, caught.value.sent) == ("bridge", 1023, False)
+
+
 async def test_calls_of_a_session_with_modern_servers_go_where_balancing_sends_them(bridge: Bridge) -> None:
     one, other = Modern(), Modern()
     server = two(bridge, one, other, "http")
