@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from mcpbridge.transports.ownership import HandingOver
+
 UNREACHABLE, FOREIGN, REFUSED = 69, 76, 77  # exit statuses of the contract
 
 
@@ -137,7 +139,8 @@ async def _handshake(sock: socket.socket, place: Place, timeout: float) -> Stage
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(timeout):
-            _, writer = await asyncio.open_connection(sock=sock, ssl=place.context, server_hostname=place.host)
+            with HandingOver(sock):
+                _, writer = await asyncio.open_connection(sock=sock, ssl=place.context, server_hostname=place.host)
         agreed = writer.get_extra_info("ssl_object")
         return passed("tls", since, agreed.version() if agreed is not None else "")
     except TimeoutError:

@@ -19,6 +19,7 @@ from typing import Any
 
 from mcpbridge.core.detect import Target, is_forbidden
 from mcpbridge.errors import BridgeError
+from mcpbridge.transports.ownership import HandingOver
 
 MAX_READ = 16_384  # bytes of one connection; what needs more proves nothing
 MAX_SOCKETS = 4  # of one target at once
@@ -186,14 +187,11 @@ async def _open(site: Site) -> Streams:
     site.answered = True
     try:
         if not site.tls:
-            return await asyncio.open_connection(sock=sock, limit=MAX_READ)
+            with HandingOver(sock):
+                return await asyncio.open_connection(sock=sock, limit=MAX_READ)
         return await _handshake(site, sock)
     except OSError as error:  # ssl.SSLError is one
-        sock.close()
         raise NoTls(_tls_said(error)) from None
-    except BaseException:
-        sock.close()
-        raise
 
 
 def _tls_said(error: OSError) -> str:
@@ -207,18 +205,16 @@ def _tls_said(error: OSError) -> str:
 async def _handshake(site: Site, sock: socket.socket) -> Streams:
     """TLS, with the certificate checked. One that is not trusted is noted, and the site is looked at all the same:
     nothing secret is sent, and who dials checks again."""
-    context = unchecked() if site.untrusted else site.context or ssl.create_default_context()
+    host = site.target.host
     try:
-        return await asyncio.open_connection(sock=sock, ssl=context, server_hostname=site.target.host, limit=MAX_READ)
+        with HandingOver(sock):
+            context = unchecked() if site.untrusted else site.context or ssl.create_default_context()
+            return await asyncio.open_connection(sock=sock, ssl=context, server_hostname=host, limit=MAX_READ)
     except ssl.SSLCertVerificationError:
         site.untrusted = "tls: the certificate is not trusted"
-    sock.close()
     again = await _connect(site)
-    try:
-        return await asyncio.open_connection(sock=again, ssl=unchecked(), server_hostname=site.target.host, limit=MAX_READ)
-    except BaseException:
-        again.close()
-        raise
+    with HandingOver(again):
+        return await asyncio.open_connection(sock=again, ssl=unchecked(), server_hostname=host, limit=MAX_READ)
 
 
 def unchecked() -> ssl.SSLContext:

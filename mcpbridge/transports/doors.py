@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from mcpbridge.transports.ownership import HandingOver
+
 BACKLOG: Final = 4096
 HANDSHAKE_TIME: Final = 5.0  # seconds from accept to the end of the TLS handshake
 SHUTDOWN_TIME: Final = 2.0  # seconds to wait for a TLS close_notify
@@ -151,13 +153,14 @@ class TlsDoor:
                 await _readable(loop, sock)
                 first = sock.recv(1, socket.MSG_PEEK)
                 if first == b"\x16":
-                    await loop.connect_accepted_socket(
-                        lambda: self._opened(key),
-                        sock,
-                        ssl=context,
-                        ssl_handshake_timeout=HANDSHAKE_TIME,
-                        ssl_shutdown_timeout=SHUTDOWN_TIME,
-                    )
+                    with HandingOver(sock):
+                        await loop.connect_accepted_socket(
+                            lambda: self._opened(key),
+                            sock,
+                            ssl=context,
+                            ssl_handshake_timeout=HANDSHAKE_TIME,
+                            ssl_shutdown_timeout=SHUTDOWN_TIME,
+                        )
                     handed_over = True
                 elif first.isalpha():
                     await self._plain(sock)

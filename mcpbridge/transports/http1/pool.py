@@ -32,6 +32,7 @@ from mcpbridge.observe.sketch import Window
 from mcpbridge.proxies import Proxy
 from mcpbridge.transports.http1.client import ClientConnection, HttpResponse
 from mcpbridge.transports.http1.dial import raise_dial_error
+from mcpbridge.transports.ownership import HandingOver
 from mcpbridge.transports.proxy import Route, refused
 from mcpbridge.wire.http1 import encode_request
 
@@ -382,16 +383,13 @@ class HttpPool:
                 if self._is_tls and self._ssl is None:
                     self._ssl = ssl_module.create_default_context()  # 20 ms: made once, and only when needed
                 sock = await self._route.open()
-                try:
+                with HandingOver(sock):
                     _, connection = await loop.create_connection(
                         lambda: ClientConnection(self._freed),
                         sock=sock,
                         ssl=self._ssl if self._is_tls else None,
                         server_hostname=self._host_name if self._is_tls else None,
                     )
-                except BaseException:
-                    sock.close()
-                    raise
                 if not connection.is_usable():
                     connection.close()
                     if connection.was_turned_away:

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
+from mcpbridge.transports.ownership import pipe_end
 from mcpbridge.transports.stdio import guard
 from mcpbridge.transports.stdio.launch import prepare
 from mcpbridge.transports.stdio.stderr import StderrLines
@@ -132,14 +133,14 @@ class Child:
 
     async def connect(self, stdin: int, stdout: int, stderr: int) -> None:
         """Take these descriptors as the child's pipes."""
-        descriptors = [stdin, stdout, stderr]
+        descriptors, loop = [stdin, stdout, stderr], self._loop
         try:
-            self._stdin, _ = await self._loop.connect_write_pipe(lambda: _Stdin(self), os.fdopen(descriptors[0], "wb", 0))
+            self._stdin, _ = await loop.connect_write_pipe(lambda: _Stdin(self), pipe_end(descriptors[0], "wb", loop))
             descriptors[0] = -1
             self._stdin.set_write_buffer_limits(high=HIGH_WATER)
-            self._stdout, _ = await self._loop.connect_read_pipe(lambda: _Stdout(self), os.fdopen(descriptors[1], "rb", 0))
+            self._stdout, _ = await loop.connect_read_pipe(lambda: _Stdout(self), pipe_end(descriptors[1], "rb", loop))
             descriptors[1] = -1
-            self._errors, _ = await self._loop.connect_read_pipe(lambda: _Stderr(self), os.fdopen(descriptors[2], "rb", 0))
+            self._errors, _ = await loop.connect_read_pipe(lambda: _Stderr(self), pipe_end(descriptors[2], "rb", loop))
             descriptors[2] = -1
         finally:
             _close_all([descriptor for descriptor in descriptors if descriptor >= 0])

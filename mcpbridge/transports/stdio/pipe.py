@@ -29,6 +29,7 @@ from mcpbridge.core.ports import Dial, Inbox, Upstream
 from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
+from mcpbridge.transports.ownership import pipe_end
 from mcpbridge.transports.stdio.lines import ClientLines, Lines
 from mcpbridge.transports.stdio.socket import ForeignFile
 from mcpbridge.wire import message as m
@@ -237,7 +238,8 @@ async def _reading(
 
     ``held`` is what kept the pipe open since the end before this one; from here on it is this one.
     """
-    end = os.fdopen(_open(path, os.O_RDONLY), "rb", 0)
+    loop = asyncio.get_running_loop()
+    end = pipe_end(_open(path, os.O_RDONLY), "rb", loop)
     if held is not None:
         look = select.poll()
         look.register(end, select.POLLIN)
@@ -247,7 +249,7 @@ async def _reading(
                 os.close(_open(path, os.O_WRONLY))
         _let_go(held)
         held.append(os.dup(end.fileno()))
-    return await _whole(asyncio.get_running_loop().connect_read_pipe(lambda: _Reads(lines, begun), end))
+    return await _whole(loop.connect_read_pipe(lambda: _Reads(lines, begun), end))
 
 
 async def _writing(path: str, lines: Lines) -> asyncio.WriteTransport:
@@ -260,8 +262,8 @@ async def _writing(path: str, lines: Lines) -> asyncio.WriteTransport:
             if error.errno != errno.ENXIO:  # nobody has it open for reading
                 raise
             await asyncio.sleep(RETRY)
-    end = os.fdopen(descriptor, "wb", 0)
-    return await _whole(asyncio.get_running_loop().connect_write_pipe(lambda: _Writes(lines), end))
+    loop = asyncio.get_running_loop()
+    return await _whole(loop.connect_write_pipe(lambda: _Writes(lines), pipe_end(descriptor, "wb", loop)))
 
 
 def _let_go(held: list[int]) -> None:

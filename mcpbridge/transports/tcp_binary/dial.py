@@ -22,6 +22,7 @@ from mcpbridge.errors import BridgeError
 from mcpbridge.proxies import Proxy
 from mcpbridge.transports.doors import HANDSHAKE_TIME, SHUTDOWN_TIME
 from mcpbridge.transports.http1.dial import raise_dial_error
+from mcpbridge.transports.ownership import HandingOver
 from mcpbridge.transports.proxy import Route
 from mcpbridge.transports.tcp_binary.connection import CONSUMER, FrameConnection
 from mcpbridge.wire import mcpb
@@ -77,7 +78,7 @@ def dial(
 async def _open(connection: Dialed, route: Route, host: str, ssl: tls.SSLContext | None) -> None:
     sock = await route.open()
     loop = asyncio.get_running_loop()
-    try:
+    with HandingOver(sock):
         if ssl is None:
             await loop.create_connection(lambda: connection, sock=sock)
         else:
@@ -89,9 +90,6 @@ async def _open(connection: Dialed, route: Route, host: str, ssl: tls.SSLContext
                 ssl_handshake_timeout=HANDSHAKE_TIME,
                 ssl_shutdown_timeout=SHUTDOWN_TIME,
             )
-    except BaseException:
-        sock.close()
-        raise
 
 
 class Dialed(FrameConnection):

@@ -30,6 +30,7 @@ from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError
 from mcpbridge.proxies import Proxy
 from mcpbridge.transports.http1.dial import raise_dial_error
+from mcpbridge.transports.ownership import HandingOver
 from mcpbridge.transports.proxy import Route
 from mcpbridge.transports.websocket import deflate
 from mcpbridge.transports.websocket.connection import CONTROL, WebSocketConnection
@@ -107,20 +108,19 @@ async def connect(
     sock = await route.open()
     transport: asyncio.Transport | None = None
     try:
-        transport, opening = await asyncio.get_running_loop().create_connection(
-            lambda: _Opening(protocol),
-            sock=sock,
-            ssl=ssl if uri.secure else None,
-            server_hostname=uri.host if uri.secure else None,
-        )
+        with HandingOver(sock):
+            transport, opening = await asyncio.get_running_loop().create_connection(
+                lambda: _Opening(protocol),
+                sock=sock,
+                ssl=ssl if uri.secure else None,
+                server_hostname=uri.host if uri.secure else None,
+            )
         rest = await opening.answered
         if transport.is_closing():
             raise ConnectionResetError(ECONNRESET, "the server closed after the upgrade")
     except BaseException:
         if transport is not None:
             transport.abort()
-        else:
-            sock.close()
         raise
     protocol.extensions = [deflate.Bounded(extension) for extension in protocol.extensions]
     connection = WebSocketConnection(protocol, max_message, silence=silence)
