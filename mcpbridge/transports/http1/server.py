@@ -173,7 +173,7 @@ class HttpServer:
         self.lets_go = on or self._is_draining
         for connection in list(self._connections) if on else ():
             if isinstance(connection, ServerConnection):
-                connection.close_if_idle(self.now - TICK)
+                connection.close_if_idle(self.now - 2 * TICK)  # times are known to a tick
 
     async def close(self) -> None:
         """Cut what is left and wait, bounded, until its requests have ended. Idempotent."""

@@ -250,6 +250,20 @@ async def test_idle_connections_live_for_their_time_and_running_requests_longer(
     assert (await busy.answer()).status == 200
 
 
+async def test_under_overload_connections_go_that_were_idle_for_a_second_though_times_are_known_to_a_tick_only(serve, connect):
+    server = await serve()
+    client = await connect(server)
+    client.send(GET)
+    await client.answer()
+    later(server, 1.05)  # it may have answered a moment ago, at the end of the tick before
+    server.shed(True)
+    assert server.connections == 1
+    server.shed(False)
+    later(server, 1)
+    server.shed(True)
+    assert await client.rest() == b""
+
+
 async def test_a_lingering_connection_is_cut_after_its_time(serve, connect):
     server = await serve(max_body=1)
     client = await connect(server)
