@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from mcpbridge.transports.ownership import HandingOver
+from mcpbridge.descriptors import HandingOver
 
 UNREACHABLE, FOREIGN, REFUSED = 69, 76, 77  # exit statuses of the contract
 

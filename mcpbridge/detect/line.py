@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mcpbridge.core.detect import Target, is_forbidden
+from mcpbridge.descriptors import HandingOver
 from mcpbridge.errors import BridgeError
-from mcpbridge.transports.ownership import HandingOver
 
 MAX_READ = 16_384  # bytes of one connection; what needs more proves nothing
 MAX_SOCKETS = 4  # of one target at once

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from mcpbridge.transports.ownership import HandingOver
+from mcpbridge.descriptors import HandingOver
 
 BACKLOG: Final = 4096
 HANDSHAKE_TIME: Final = 5.0  # seconds from accept to the end of the TLS handshake

@@ -27,12 +27,12 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from mcpbridge.core.tasks import Spawn
+from mcpbridge.descriptors import HandingOver
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.sketch import Window
 from mcpbridge.proxies import Proxy
 from mcpbridge.transports.http1.client import ClientConnection, HttpResponse
 from mcpbridge.transports.http1.dial import raise_dial_error
-from mcpbridge.transports.ownership import HandingOver
 from mcpbridge.transports.proxy import Route, refused
 from mcpbridge.wire.http1 import encode_request
 

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
+from mcpbridge.descriptors import pipe_end
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
-from mcpbridge.transports.ownership import pipe_end
 from mcpbridge.transports.stdio import guard
 from mcpbridge.transports.stdio.launch import prepare
 from mcpbridge.transports.stdio.stderr import StderrLines

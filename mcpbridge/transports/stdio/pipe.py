@@ -27,9 +27,9 @@ from mcpbridge.core.exchange import Era
 from mcpbridge.core.peer import Peer
 from mcpbridge.core.ports import Dial, Inbox, Upstream
 from mcpbridge.core.tasks import Spawn
+from mcpbridge.descriptors import pipe_end
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
-from mcpbridge.transports.ownership import pipe_end
 from mcpbridge.transports.stdio.lines import ClientLines, Lines
 from mcpbridge.transports.stdio.socket import ForeignFile
 from mcpbridge.wire import message as m

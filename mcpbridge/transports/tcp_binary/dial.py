@@ -18,11 +18,11 @@ from mcpbridge.core.exchange import Era
 from mcpbridge.core.peer import MAX_GARBAGE, Peer
 from mcpbridge.core.ports import Dial, Inbox, Upstream
 from mcpbridge.core.tasks import Spawn
+from mcpbridge.descriptors import HandingOver
 from mcpbridge.errors import BridgeError
 from mcpbridge.proxies import Proxy
 from mcpbridge.transports.doors import HANDSHAKE_TIME, SHUTDOWN_TIME
 from mcpbridge.transports.http1.dial import raise_dial_error
-from mcpbridge.transports.ownership import HandingOver
 from mcpbridge.transports.proxy import Route
 from mcpbridge.transports.tcp_binary.connection import CONSUMER, FrameConnection
 from mcpbridge.wire import mcpb

@@ -27,10 +27,10 @@ from mcpbridge.core.exchange import Era
 from mcpbridge.core.peer import MAX_GARBAGE, Peer
 from mcpbridge.core.ports import Dial, Inbox, Upstream
 from mcpbridge.core.tasks import Spawn
+from mcpbridge.descriptors import HandingOver
 from mcpbridge.errors import BridgeError
 from mcpbridge.proxies import Proxy
 from mcpbridge.transports.http1.dial import raise_dial_error
-from mcpbridge.transports.ownership import HandingOver
 from mcpbridge.transports.proxy import Route
 from mcpbridge.transports.websocket import deflate
 from mcpbridge.transports.websocket.connection import CONTROL, WebSocketConnection

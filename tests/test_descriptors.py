@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from mcpbridge.transports.ownership import HandingOver, pipe_end
+from mcpbridge.descriptors import HandingOver, pipe_end
 
 LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
