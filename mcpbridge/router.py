@@ -25,6 +25,7 @@ from mcpbridge.config.rows import variables
 from mcpbridge.config.sections import GATEWAY, ServerSpec
 from mcpbridge.core.aggregate.names import owner
 from mcpbridge.core.aggregate.show import Visible
+from mcpbridge.core.breaker import Rules
 from mcpbridge.core.detect import POSITIVE_TTL
 from mcpbridge.core.duplex import DuplexClient
 from mcpbridge.core.exchange import ANONYMOUS, Exchange, Handler, Policy
@@ -54,7 +55,6 @@ from mcpbridge.wiring import Reach, is_open, through_proxy
 _log = log("router")
 INITIALIZE_WAIT = 3.0  # seconds an unknown server may delay initialize and lists
 CLOSE_TIME = 5.0  # seconds everything has to end after SIGTERM or a closed stdout
-MAX_DIRECT = 32  # connections for calls to one address: many routers may share a server's limit per address
 WINDOW_WAIT = 0.2  # seconds after the start until the management port is opened: the client comes first
 PARENT_CHECK = 1.0  # seconds between looks whether the process that started us is still there
 
@@ -109,21 +109,28 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
         start_timeout=max(config.local.request_timeout, 300.0),
         list_wait=INITIALIZE_WAIT,
         max_name=config.routing.max_name_length,
+        breaker=_breaker(config),
     )
     async with bridge:
         patience = config.local.request_timeout  # a call waits for a connection as long as it lives
         detection = _detecting(config, bridge, status_of)
+        near, far = config.direct_clients.pool, config.gateway.connection.pool
         direct = Reach(
             bridge,
-            pool_size=MAX_DIRECT,
+            pool_size=near.max_size,
+            pool_least=near.kept,
+            pool_look=near.look,
+            idle_timeout=near.max_idle_time,
             queue_time=patience,
             detector=detection.detector if detection.enabled else None,
             fallback=detection.fallback,
         )
         gateway = Reach(
             bridge,
-            pool_size=config.gateway.connection.pool.max_size,
-            idle_timeout=config.gateway.connection.pool.max_idle_time,
+            pool_size=far.max_size,
+            pool_least=far.kept,
+            pool_look=far.look,
+            idle_timeout=far.max_idle_time,
             dial_timeout=config.gateway.connection.timeout,
             queue_time=patience,
             silence=config.gateway.connection.keepalive_interval,
@@ -162,6 +169,11 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
     await direct.close()  # after the bridge, which ends the servers' sessions over these connections
     await gateway.close()
     return status
+
+
+def _breaker(config: RouterConfig) -> Rules:
+    rows = config.advanced.circuit_breaker
+    return Rules(rows.failure_threshold, rows.success_threshold, rows.timeout_seconds, trials=rows.success_threshold)
 
 
 def _detecting(config: RouterConfig, bridge: Bridge, status: Status) -> Detection:

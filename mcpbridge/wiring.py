@@ -95,6 +95,7 @@ class Reach:
         max_response: int = 10_485_760,
         pool_size: int = 100,
         pool_least: int = 0,
+        pool_look: float | None = None,
         idle_timeout: float = 30.0,
         max_lifetime: float = 300.0,
         dial_timeout: float = 10.0,
@@ -106,7 +107,8 @@ class Reach:
         detector: Detector | None = None,
         fallback: str = "http",
     ) -> None:
-        """``detector`` finds out what http addresses speak that name no protocol; ``fallback`` is spoken when it cannot."""
+        """``pool_least``: HTTP connections kept to an address; ``pool_look``: seconds of silence until an idle one is asked.
+        ``detector`` finds out what http addresses speak that name no protocol; ``fallback`` is spoken when it cannot."""
         self._bridge = bridge
         self._detector = detector
         self._fallback = fallback
@@ -114,6 +116,7 @@ class Reach:
         self._max_response = max_response
         self._pool_size = pool_size
         self._pool_least = pool_least
+        self._pool_look = pool_look
         self._idle_timeout = idle_timeout
         self._max_lifetime = max_lifetime
         self._dial_timeout = dial_timeout
@@ -415,6 +418,7 @@ class Reach:
                 proxy=proxy_for(origin, os.environ),
                 max_size=self._pool_size,
                 min_size=self._pool_least,
+                look=self._pool_look,
                 idle_timeout=self._idle_timeout,
                 max_lifetime=self._max_lifetime,
                 dial_timeout=self._timeout("http"),

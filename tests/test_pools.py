@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -102,3 +103,73 @@ def test_a_gateway_opens_connections_ahead_and_keeps_them(tmp_path: Path, demo: 
         assert (told["web"]["after"], told["child"]["closed"]) == (2, 0)  # a child stays
         body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "web__echo", "arguments": {"text": "x"}}}
         assert "result" in ask(f"{base}/api/v1/execute", body)[1]
+
+
+@pytest.mark.requirement(
+    "config.router.advanced.circuit_breaker.failure_threshold",
+    "config.router.advanced.circuit_breaker.success_threshold",
+    "config.router.advanced.circuit_breaker.timeout_seconds",
+)
+@pytest.mark.parametrize("way", ["direct", "gateway"])
+def test_the_router_leaves_a_server_that_keeps_failing_alone_for_a_while(tmp_path: Path, way: str) -> None:
+    """Two nonsense answers open the breaker; after its time one good answer closes it."""
+    breaker = {"failure_threshold": 2, "success_threshold": 1, "timeout_seconds": 1}
+    port = free_port()
+    address = f"http://127.0.0.1:{port}/mcp"
+    reached = (
+        {"gateway": {"url": address, "auth": {"type": "none"}}}
+        if way == "gateway"
+        else {"servers": [{"name": "s", "url": address, "protocol": "http"}], "routing": {"prefix": "auto"}}
+    )
+    (tmp_path / "router.yaml").write_text(json.dumps({**reached, "advanced": {"circuit_breaker": breaker}}))
+    sign = tmp_path / "s.garble"
+    program = [sys.executable, "tests/chaos/replica.py", "http", "modern", str(tmp_path), "s", str(port)]
+    with running(program) as server:
+        assert server.stdout is not None and server.stdout.readline() == "ready\n"
+        with router(tmp_path, "--config", str(tmp_path / "router.yaml")) as window:
+            ids = itertools.count(1)
+
+            def call() -> dict[str, Any]:
+                params = {"name": "t", "arguments": {"token": "well"}, "_meta": META}
+                return window.ask({"id": next(ids), "method": "tools/call", "params": params})
+
+            assert "result" in call()
+            sign.write_text("wrong version")
+            assert [call()["error"]["data"]["reason"] for _ in range(2)] == ["bad_answer"] * 2
+            sign.unlink()
+            refused = call()["error"]
+            assert (refused["code"], refused["data"]["reason"], refused["data"]["retry_after"]) == (1011, "breaker_open", 1)
+            assert "failed 2 times in a row" in refused["message"]
+            answer = until(call, lambda answer: "result" in answer)
+            assert answer["result"]["content"][0]["text"] == "well"
+
+
+@pytest.mark.requirement(
+    "config.router.gateway.connection.pool.enabled",
+    "config.router.gateway.connection.pool.min_size",
+    "config.router.gateway.connection.pool.health_check_interval_ms",
+    "config.router.direct_clients.pool",
+)
+@pytest.mark.parametrize("way", ["direct", "gateway"])
+def test_a_router_keeps_connections_and_replaces_those_that_have_died(tmp_path: Path, way: str) -> None:
+    pool = {"enabled": True, "min_size": 2, "max_size": 3, "health_check_interval_ms": 100}
+    port = free_port()
+    address = f"http://127.0.0.1:{port}/mcp"
+    reached = (
+        {"gateway": {"url": address, "auth": {"type": "none"}, "connection": {"pool": pool}}}
+        if way == "gateway"
+        else {"servers": [{"name": "s", "url": address, "protocol": "http"}], "direct_clients": {"pool": pool}}
+    )
+    (tmp_path / "router.yaml").write_text(json.dumps(reached))
+    program = [sys.executable, "-m", "mcpbridge.demo.http", "--port", str(port)]
+    with router(tmp_path, "--config", str(tmp_path / "router.yaml")) as window:
+
+        def kept() -> tuple[int, int, int]:
+            found = window.get("/api/v1/status")[1]["pools"]
+            return (found[0]["idle"], found[0]["min_size"], found[0]["max_size"]) if found else (0, 0, 0)
+
+        for _ in range(2):  # the second time it is another server, which finds none of the first one's connections
+            with running(program) as process:
+                wait_listening(process, address)
+                until(kept, lambda found: found == (2, 2, 3))
+            until(kept, lambda found: found == (0, 2, 3))

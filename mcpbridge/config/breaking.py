@@ -8,6 +8,14 @@ from mcpbridge.config.kinds import BOOL, COUNT, DURATION, duration
 from mcpbridge.config.rows import Row, Section
 
 
+class RouterBreaker(Section, frozen=True, kw_only=True):
+    """When the gateway, or a direct server, that keeps failing is left alone."""
+
+    failure_threshold: Annotated[int, Row(COUNT, "consecutive failures that open")] = 5
+    success_threshold: Annotated[int, Row(COUNT, "half-open successes that close; as many trial calls run at once")] = 2
+    timeout_seconds: Annotated[float, Row(duration(0.001), "open time")] = 30.0
+
+
 class CircuitBreaker(Section, frozen=True, kw_only=True):
     """When a failing backend is left alone."""
 

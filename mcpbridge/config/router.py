@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from mcpbridge.config.breaking import RouterBreaker
 from mcpbridge.config.detection import RouterDetection
 from mcpbridge.config.kinds import (
     BOOL,
@@ -28,6 +29,7 @@ from mcpbridge.config.kinds import (
     matching,
     number,
 )
+from mcpbridge.config.pooling import DirectPool, GatewayPool, PoolKeys
 from mcpbridge.config.problems import Place, Problem
 from mcpbridge.config.protocols import ADDRESS, ADDRESSES, LOCAL, PROTOCOLS
 from mcpbridge.config.rows import Row, Section
@@ -45,28 +47,6 @@ class GatewayAuth(Section, frozen=True, kw_only=True):
         str, Row(matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable"), "variable that holds the token")
     ] = ""
     token_file: Annotated[str, Row(PATH, "file that holds the token, mode 0600")] = ""
-
-
-class GatewayPool(Section, frozen=True, kw_only=True):
-    """Connections to the gateway."""
-
-    max_size: Annotated[
-        int,
-        Row(
-            COUNT,
-            "connections for calls; more calls wait for one; a stream has one of its own",
-            aliases=("connection.pool.max_size",),
-        ),
-    ] = 10
-    max_idle_time: Annotated[
-        float,
-        Row(
-            duration(0.001, bare=0.001),
-            "close idle ones; a bare number is milliseconds. Short on purpose: an idle one counts at the gateway's limit",
-            key="max_idle_time_ms",
-            aliases=("connection.pool.idle_timeout",),
-        ),
-    ] = 30.0
 
 
 class GatewayReconnect(Section, frozen=True, kw_only=True):
@@ -150,7 +130,7 @@ class Advanced(Section, frozen=True, kw_only=True):
     """What few need."""
 
     deduplication: Deduplication = Deduplication()
-
+    circuit_breaker: RouterBreaker = RouterBreaker()
     protocol: Annotated[
         Literal["websocket", "tcp"],
         Row(choice("websocket", "tcp"), "tcp: reach the gateway by MCPB frames"),
@@ -202,6 +182,7 @@ class DirectClients(Section, frozen=True, kw_only=True):
         bool, Row(BOOL, "false: gateway only", env=("MCP_DIRECT_CLIENTS_ENABLED",), aliases=("direct.enabled",))
     ] = True
     auto_detection: RouterDetection = RouterDetection()
+    pool: DirectPool = DirectPool()
     protocols: Annotated[
         tuple[str, ...],
         Row(TEXTS, "only servers reached by these; MCP_DIRECT_STDIO_ENABLED and its like add or remove one"),
@@ -295,6 +276,12 @@ def check(config: RouterConfig, place: Mapping[str, Place]) -> list[Problem]:
     if config.gateway.urls and not config.gateway.url:
         key = "gateway.urls"
         problems.append(Problem(place.get(key, Place()), f"{key} needs gateway.url, the first of them", "name it there", key))
+    pools: dict[str, PoolKeys] = {
+        "gateway.connection.pool": config.gateway.connection.pool,
+        "direct_clients.pool": config.direct_clients.pool,
+    }
+    for key in (f"{name}.min_size" for name, pool in pools.items() if pool.enabled and pool.min_size > pool.max_size):
+        problems.append(Problem(place.get(key, Place()), f"{key}: more than max_size", "make it smaller", key))
     delays = config.gateway.connection.reconnect
     if delays.initial_delay > delays.max_delay:
         key = "gateway.connection.reconnect.initial_delay_ms"

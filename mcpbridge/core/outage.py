@@ -66,6 +66,8 @@ class Outage:
     def _may_wait(self, x: Exchange, error: BridgeError) -> bool:
         if error.fault.blames != "backend" or not error.fault.retryable:
             return False
+        if error.reason == "breaker_open" and any(backend.state != "down" for backend in self._server.backends):
+            return False  # it is there and fails: its breaker says when it is tried again
         return not error.sent or (error.reason in _LOST and retry_safe(x.request.method))
 
     def _going(self, x: Exchange, response: Response | None) -> BridgeError | None:

@@ -10,6 +10,7 @@ import pytest
 from mcpbridge.bridge import Bridge, Way
 from mcpbridge.core.backoff import Reconnect
 from mcpbridge.core.balance.policy import Balancing
+from mcpbridge.core.breaker import Rules
 from mcpbridge.core.exchange import Handler, Reply
 from mcpbridge.core.outage import Outage
 from mcpbridge.core.server import Server
@@ -87,6 +88,31 @@ async def test_calls_wait_for_a_gateway_that_comes_back_and_run_once(bridge: Bri
     answers = await asyncio.wait_for(asyncio.gather(*calls), WAIT)
     assert [answer is not None and answer.id for answer in answers] == [0, 1, 2]
     assert gateway.calls == 3 and outage.waiting == 0
+
+
+async def test_a_gateway_that_is_there_but_keeps_failing_is_left_to_its_breaker_at_once() -> None:
+    gateway = Gateway()
+    async with Bridge("router", MemoryStore(), Crossings(), start_timeout=WAIT, breaker=Rules(failures=2)) as bridge:
+        server, outage, one = behind(bridge, gateway)
+        gateway.cuts = 2
+        for _ in range(2):
+            with pytest.raises(BridgeError, match="stream closed"):
+                await one(exchange(call(), server))
+        with pytest.raises(BridgeError, match="failed 2 times in a row") as refused:
+            await one(exchange(call(), server))
+        assert (refused.value.reason, outage.waiting, gateway.calls) == ("breaker_open", 0, 2)
+
+
+async def test_a_breaker_that_an_outage_opened_lets_the_calls_through_when_the_gateway_is_back() -> None:
+    gateway = Gateway()
+    gateway.is_away = True
+    rules = Rules(failures=1, successes=1, open_for=WAIT * 10)
+    async with Bridge("router", MemoryStore(), Crossings(), start_timeout=WAIT, breaker=rules) as bridge:
+        server, outage, one = behind(bridge, gateway)
+        waiting = asyncio.ensure_future(one(exchange(call(), server)))
+        await until(lambda: outage.waiting == 1)
+        gateway.is_away = False
+        assert (answer := await asyncio.wait_for(waiting, WAIT)) is not None and answer.error is None
 
 
 async def test_more_calls_than_may_wait_are_refused_with_the_cause(bridge: Bridge) -> None:

@@ -121,7 +121,8 @@ class ClientConnection(asyncio.Protocol):
     """One exchange at a time. ``on_free`` is told after each whether another may follow; False comes once and is the end."""
 
     def __init__(self, on_free: Callable[[ClientConnection, bool], None]) -> None:
-        self.idle_since = 0.0  # kept by the pool
+        self.idle_since = 0.0  # kept by the pool: monotonic seconds of its newest answer
+        self.used_at = 0.0  # likewise, of the newest that somebody wanted
         self.born = 0.0
         self.is_reused = False
         self.was_turned_away = False  # its first words, before any request, were 429

@@ -40,6 +40,7 @@ __all__ = ["HttpPool", "HttpResponse", "PoolStats"]
 
 UNSAFE_IDLE: Final = 4.0  # seconds: below the shortest keep-alive in common use, Node's 5 s
 MAX_WAITING: Final = 1000  # requests that wait for a connection of a full pool; a further one is told at once
+ASK_TIME: Final = 5.0  # seconds for the answer of an idle connection that is asked whether it lives
 MEASURED: Final = 8  # of so many takings of an idle connection the time of one is kept
 QUEUE_TIME: Final = 5.0  # seconds a request waits for a connection of a full pool
 MIN_COME_BACK: Final = 0.5  # seconds, whatever the server says: `retry-after: 0` would be a busy loop
@@ -87,11 +88,13 @@ class HttpPool:
         max_lifetime: float = 300,
         dial_timeout: float = 10,
         queue_time: float | None = None,
+        look: float | None = None,
     ) -> None:
         """Times in seconds. Without ``ssl`` an https origin is verified against the system's authorities.
 
         ``min_size``: connections that are kept, and opened ahead, once ``keep`` was called (those past ``max_lifetime`` are
         replaced; a call that must not run twice still opens a fresh one rather than take one that was idle for long).
+        ``look``: silence after which an idle connection is asked whether it lives, once ``keep`` was called; None: never.
         ``queue_time``: how long a request waits for a connection of a full pool, QUEUE_TIME unless given.
         Raises ValueError for a URL that is not http(s) or has no host.
         """
@@ -120,6 +123,8 @@ class HttpPool:
         self._max_lifetime = max_lifetime
         self._dial_timeout = dial_timeout
         self._patience = QUEUE_TIME if queue_time is None else queue_time
+        self._look = look
+        self._asking: set[asyncio.Task[None]] = set()
         self._idle: list[ClientConnection] = []  # the newest last
         self._busy: set[ClientConnection] = set()
         self._apart: set[ClientConnection] = set()  # those of ``_busy`` that take nobody's place
@@ -237,8 +242,8 @@ class HttpPool:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._filling is not None:
-            self._filling.cancel()
+        for task in (*self._asking, *((self._filling,) if self._filling is not None else ())):
+            task.cancel()
         for connection in list(self._idle):
             connection.close()
         for connection in list(self._busy):
@@ -415,7 +420,7 @@ class HttpPool:
         self._busy.discard(connection)
         self._apart.discard(connection)
         if reusable and not self._is_closed and self._counted() < self.max_size:
-            connection.idle_since = monotonic()
+            connection.idle_since = connection.used_at = monotonic()
             self._idle.append(connection)
             self._look_later()
         elif reusable:
@@ -434,15 +439,39 @@ class HttpPool:
 
     def _look_later(self) -> None:
         if self._timer is None and not self._is_closed:
-            self._timer = asyncio.get_running_loop().call_later(self._idle_timeout / 2, self._close_old)
+            pause = min(self._idle_timeout, self._look or self._idle_timeout) / 2
+            self._timer = asyncio.get_running_loop().call_later(pause, self._close_old)
 
     def _close_old(self) -> None:
         self._timer = None
         now = monotonic()
         for connection in list(self._idle):
-            is_spare = now - connection.idle_since >= self._idle_timeout and self._counted() > self.min_size
+            is_spare = now - connection.used_at >= self._idle_timeout and self._counted() > self.min_size
             if is_spare or now - connection.born > self._max_lifetime:
                 connection.close()
+            elif self._look is not None and self._spawn is not None and now - connection.idle_since >= self._look:
+                self._ask_soon(connection, self._spawn)
         if self._idle:
             self._look_later()
         self._keep_least()
+
+    def _ask_soon(self, connection: ClientConnection, spawn: Spawn) -> None:
+        """Ask an idle connection whether it lives; meanwhile no call gets it. Any answer will do."""
+        if connection.is_usable():
+            self._idle.remove(connection)
+            self._busy.add(connection)
+            task = spawn(self._ask(connection))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _ask(self, connection: ClientConnection) -> None:
+        used_at = connection.used_at
+        data = encode_request("HEAD", f"{self._prefix}/health", self._host_line, (), 0)
+        connection.is_reused = True
+        try:
+            async with asyncio.timeout(ASK_TIME):
+                await (await self._send(connection, "HEAD", data, 0)).aclose()
+        except (BridgeError, TimeoutError):
+            self._keep_least()  # the connection is gone from the pool; another takes its place
+        else:
+            connection.used_at = used_at
