@@ -251,6 +251,11 @@ class Bridge:
             self._retire(backend)
         return backends
 
+    @property
+    def in_flight(self) -> int:
+        """Calls on servers now."""
+        return sum(backend.active for server in self.servers.values() for backend in server.backends)
+
     def remove(self, server: Server) -> None:
         """Take a server away: nobody calls it any more, what is in flight ends, then its conversations do."""
         del self.servers[server.name], self._prefixes[server.name]

@@ -42,6 +42,7 @@ from mcpbridge.observe.metrics import Registry
 from mcpbridge.observe.snapshot import PROTOCOL_NAMES, Event, Snapshot, timestamp
 from mcpbridge.operation import Operation
 from mcpbridge.overload import Shedding, limits_of, refusing_in
+from mcpbridge.performance import Housekeeping
 from mcpbridge.policies.access_log import access_log
 from mcpbridge.policies.auth import StaticToken, Verify, authenticate, bearer
 from mcpbridge.policies.authorize import authorize
@@ -144,6 +145,10 @@ class Gateway:
             balance = self._status.balance = Balance(
                 bridge.balancing, self._registry, bridge.servers.values, bridge.retries, bridge.events.append, self._changed
             )
+            keeping = self._status.housekeeping = Housekeeping(
+                lambda: bridge.in_flight, enabled=config.memory_optimization.enabled
+            )
+            bridge.spawn(keeping.follow())
             if config.load_balancing.rebalance_interval:
                 bridge.spawn(balance.follow(config.load_balancing.rebalance_interval))
             reach = self._reaching(bridge)
@@ -212,7 +217,7 @@ class Gateway:
                     overload,
                     self._listeners.limits,
                     lambda: watchdog.lag,
-                    lambda: sum(backend.active for server in bridge.servers.values() for backend in server.backends),
+                    lambda: bridge.in_flight,
                     frontends.shed,
                     bridge.events.append,
                 ).follow()

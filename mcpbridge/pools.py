@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mcpbridge.core.pool import Pool
 from mcpbridge.observe.metrics import Registry
 from mcpbridge.observe.pools import PoolStatus, add_up, efficiency
+from mcpbridge.observe.sketch import add_up as sketch_sum
 from mcpbridge.observe.sketch import percentiles
 from mcpbridge.transports.http1.pool import HttpPool
 from mcpbridge.wiring import Kept, Reach
@@ -40,6 +41,13 @@ class Pools:
             self._count(kept)
             self._set_gauges(found)
         return found
+
+    def totals(self) -> tuple[int, int, dict[int, int]]:
+        """Hits and misses of what is kept now, and a sketch of the seconds that taking an HTTP connection took."""
+        found = [_status(one) for reach in self._reaches for one in reach.kept()]
+        pools = [one.pool for reach in self._reaches for one in reach.kept()]
+        took = sketch_sum(pool.stats().took for pool in pools if isinstance(pool, HttpPool))
+        return sum(one.hits for one in found), sum(one.misses for one in found), took
 
     def _count(self, kept: Sequence[Kept]) -> None:
         """Add to the counters what came since the last look. What is gone keeps what was counted of it."""

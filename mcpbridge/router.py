@@ -39,6 +39,7 @@ from mcpbridge.gateways import gateway_address, gateway_spec, gateway_tls, outla
 from mcpbridge.greeting import prompt_initialize
 from mcpbridge.observe.log import configure, log
 from mcpbridge.observe.metrics import Registry
+from mcpbridge.performance import Housekeeping
 from mcpbridge.policies.rate_limit import rate_limit
 from mcpbridge.policies.sessions import sessions
 from mcpbridge.policies.validate import validate
@@ -137,6 +138,10 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
             tls=lambda: gateway_tls(config),
         )
         status_of.pools = Pools(status_of.registry, (direct, gateway))
+        status_of.keeps_connections = near.enabled or far.enabled
+        keeping = status_of.housekeeping = Housekeeping(
+            lambda: bridge.in_flight, enabled=config.direct_clients.memory_optimization
+        )
         target = _add_servers(config, bridge, direct, gateway)
         limit = config.local.rate_limit
         limits = [rate_limit(limit.requests_per_sec, limit.burst)] if limit.enabled else []
@@ -155,6 +160,7 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
         client.start()
         bridge.spawn(_watch_parent(stop))
         bridge.spawn(_open_window(loaded, bridge, status_of, detection))
+        bridge.spawn(_keep_house(keeping))
         finished = asyncio.ensure_future(client.finished(config.local.request_timeout))
         await first_of(finished, stop)
         if stop.done():
@@ -215,6 +221,12 @@ async def _open_window(loaded: Loaded[RouterConfig], bridge: Bridge, status: Sta
         await asyncio.Event().wait()
     finally:
         await window.close()
+
+
+async def _keep_house(keeping: Housekeeping) -> None:
+    """Once whoever started us has been answered: freezing looks at everything that is there."""
+    await asyncio.sleep(WINDOW_WAIT)
+    await keeping.follow()
 
 
 def _add_servers(config: RouterConfig, bridge: Bridge, direct: Reach, gateway: Reach) -> Server | tuple[Server, ...]:

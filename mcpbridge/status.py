@@ -43,6 +43,7 @@ from mcpbridge.observe.snapshot import (
     timestamp,
     worst_breaker,
 )
+from mcpbridge.performance import Housekeeping, Speed
 from mcpbridge.policies.access_log import Tally
 
 if TYPE_CHECKING:
@@ -98,6 +99,9 @@ class Status:
         self.balance: Balance | None = None
         self.tells_balance = True  # whether a balancer that must use sick backends makes the whole degraded
         self.pools: Pools | None = None
+        self.speed = Speed()
+        self.keeps_connections = True
+        self.housekeeping: Housekeeping | None = None
 
     def checked(self, backend: Backend, verdict: bool | None) -> None:
         """One check of a backend has ended (``core.checks.Told``)."""
@@ -130,6 +134,10 @@ class Status:
             if self.foresight is not None:
                 self.foresight.attempted(backend, seconds, failed)
         if self._role == "router":
+            is_call = x.view.method != "subscriptions/listen"
+            self.speed.attempted(backend.protocol, seconds if is_call else None, failed, now)
+            if is_call and error is None:
+                self.speed.went("gateway" if backend.server.name == GATEWAY else "direct", x.view.method, seconds, now)
             self._routed(backend, x, seconds, error)
             return
         if self.balance is not None:
@@ -225,6 +233,8 @@ class Status:
             load_balancer=balanced,
             discovery=UNSET if discovery is None else discovery,
             pools=UNSET if self.pools is None else self.pools.snapshot(),
+            performance=self.speed.snapshot(self.pools, self.keeps_connections, now, balanced or None),
+            memory=UNSET if self.housekeeping is None else self.housekeeping.snapshot(now),
             health_monitoring=UNSET if self.foresight is None else self.foresight.snapshot(),
             events=tuple(bridge.events),
         )

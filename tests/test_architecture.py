@@ -33,6 +33,7 @@ ATTIC = (
     "operation",
     "reload",
     "pools",
+    "performance",
     "process",
     "file_watch",
     "gateways",

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import asdict, replace
 
-from mcpbridge.admin import balancing, discovery, foresight, protocols, router
+from mcpbridge.admin import balancing, discovery, foresight, performance, protocols, router
 from mcpbridge.errors import FAULTS
 from mcpbridge.observe.snapshot import (
     PROTOCOL_NAMES,
@@ -68,6 +68,9 @@ def views(api_prefix: str = API_PREFIX, also: Mapping[str, str] | None = None) -
         f"{api_prefix}/load-balancer/status": View(balancing.status),
         f"{api_prefix}/load-balancer/weights": View(balancing.weights),
         f"{api_prefix}/load-balancer/performance": View(balancing.performance),
+        f"{api_prefix}/performance": View(performance.performance),
+        f"{api_prefix}/performance/protocols": View(performance.protocols),
+        f"{api_prefix}/performance/memory-optimization": View(performance.memory),
         f"{api_prefix}/health/anomalies": View(foresight.anomalies),
         f"{api_prefix}/health/ml-model/status": View(foresight.model),
         f"{api_prefix}/health/prediction-accuracy": View(foresight.accuracy),

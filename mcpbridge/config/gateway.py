@@ -36,6 +36,7 @@ from mcpbridge.config.kinds import (
     matching,
     size,
 )
+from mcpbridge.config.memory import MemoryOptimization
 from mcpbridge.config.problems import Place, Problem, place_of
 from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import Row, Section
@@ -268,6 +269,7 @@ class GatewayConfig(Section, frozen=True, kw_only=True):
     load_balancing: LoadBalancing = LoadBalancing()
     routing: Routing = Routing()
     overload: OverloadLimits = OverloadLimits()
+    memory_optimization: MemoryOptimization = MemoryOptimization()
     protocol_detection: GatewayDetection = GatewayDetection()
     health_monitoring: HealthMonitoring = HealthMonitoring()
     metrics: Metrics = Metrics()

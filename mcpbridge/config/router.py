@@ -29,6 +29,7 @@ from mcpbridge.config.kinds import (
     matching,
     number,
 )
+from mcpbridge.config.memory import OPTIMIZES
 from mcpbridge.config.pooling import DirectPool, GatewayPool, PoolKeys
 from mcpbridge.config.problems import Place, Problem
 from mcpbridge.config.protocols import ADDRESS, ADDRESSES, LOCAL, PROTOCOLS
@@ -190,6 +191,7 @@ class DirectClients(Section, frozen=True, kw_only=True):
     servers: Annotated[
         tuple[ServerSpec, ...], Row(SERVERS, "servers with their endpoints", aliases=("servers",), item=ServerSpec)
     ] = ()
+    memory_optimization: Annotated[bool, OPTIMIZES] = True
     rules: Annotated[
         tuple[DirectRule, ...],
         Row(ITEMS, "the first that fits a server says which way its calls go; without one: hybrid", item=DirectRule),

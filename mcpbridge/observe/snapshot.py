@@ -22,6 +22,7 @@ import msgspec
 from mcpbridge.observe.balancing import LoadBalancer, merge_load_balancers
 from mcpbridge.observe.findings import Conversions, Detections, Discovered
 from mcpbridge.observe.foresight import Foresight
+from mcpbridge.observe.performance import Memory, Performance, merge_memory, merge_performance
 from mcpbridge.observe.pools import PoolStatus, add_up
 from mcpbridge.observe.sketch import Latency as Latency
 from mcpbridge.observe.sketch import largest
@@ -155,6 +156,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     health_monitoring: Foresight | msgspec.UnsetType = msgspec.UNSET
     load_balancer: LoadBalancer | msgspec.UnsetType = msgspec.UNSET
     pools: tuple[PoolStatus, ...] | msgspec.UnsetType = msgspec.UNSET
+    performance: Performance | msgspec.UnsetType = msgspec.UNSET
+    memory: Memory | msgspec.UnsetType = msgspec.UNSET
     events: tuple[Event, ...] = ()
     schema: Literal["mcpbridge.status/v1"] = SCHEMA
 
@@ -263,6 +266,8 @@ def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
         discovery=first.discovery,
         health_monitoring=first.health_monitoring,
         pools=_merge_pools([s.pools for s in snapshots if not isinstance(s.pools, msgspec.UnsetType)]),
+        performance=merge_performance([s.performance for s in snapshots]),
+        memory=merge_memory([s.memory for s in snapshots]),
         load_balancer=merge_load_balancers(
             [s.load_balancer for s in snapshots if not isinstance(s.load_balancer, msgspec.UnsetType)]
         ),
