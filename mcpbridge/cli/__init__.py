@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
+Run = Callable[[str, list[str]], int]
+"""One command: the name that the program was called by, its arguments -> exit status."""
 COMMANDS = {
     "router": "serve one client on stdin and stdout: direct servers first, then the gateway",
     "gateway": "serve many clients over HTTP: all servers behind one endpoint",
@@ -24,10 +27,11 @@ COMMANDS = {
     "read": "read a resource of a server",
     "token": "issue and inspect gateway tokens",
     "config": "validate, show and describe configuration files",
+    "completions": "what your shell offers after the name of this program: print, install",
     "version": "the version, as text or JSON",
     "help": "help on a command, or on an error text or code",
 }
-EVERYWHERE = ("test", "detect", "token", "status", "config", "version", "help")
+EVERYWHERE = ("test", "detect", "token", "status", "config", "completions", "version", "help")
 """Commands that ``mcp-router`` and ``mcp-gateway`` have too."""
 
 EX_USAGE = 64
@@ -81,6 +85,13 @@ def _dispatch(name: str, arguments: list[str]) -> int:
 
         print(f"{name} {__version__}")
         return 0
+    if command not in COMMANDS:
+        rest = ["--unknown", command] if command else ["--overview", *rest]
+    return runner(command)(name, rest)
+
+
+def runner(command: str) -> Run:
+    """What runs a command; of a word that is none, what says so."""
     if command == "router":
         from mcpbridge.cli.router import run
     elif command == "gateway":
@@ -109,11 +120,8 @@ def _dispatch(name: str, arguments: list[str]) -> int:
         from mcpbridge.cli.config import run
     elif command == "version":
         from mcpbridge.cli.version import run
+    elif command == "completions":
+        from mcpbridge.cli.completions import run
     else:
         from mcpbridge.cli.help import run
-
-        if command not in ("", "help"):
-            rest = ["--unknown", command]
-        elif command == "":
-            rest = ["--overview", *rest]
-    return run(name, rest)
+    return run

@@ -8,9 +8,33 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 LEVELS = ("trace", "debug", "info", "warn", "warning", "error")
+
+
+_asking: list[bool] = []  # whether somebody wants to know a command's parser and not run it
+
+
+class _Asked(Exception):
+    """The parser of a command, in place of running it."""
+
+    def __init__(self, parser: Parser) -> None:
+        super().__init__(parser)
+        self.parser = parser
+
+
+def parser_of(run: Callable[[str, list[str]], int], arguments: list[str]) -> Parser:
+    """The parser that a command uses for these arguments. It is not run."""
+    _asking.append(True)
+    try:
+        run("mcpbridge", arguments)
+    except _Asked as asked:
+        return asked.parser
+    finally:
+        _asking.pop()
+    raise LookupError("this command parses nothing")
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,6 +52,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         """The parsed arguments; exits with 64 and the next step on misuse."""
+        if _asking:
+            raise _Asked(self)
         known, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
             options = [option for action in self._actions for option in action.option_strings]
