@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 
-Run = Callable[[str, list[str]], int]
-"""One command: the name that the program was called by, its arguments -> exit status."""
+TYPE_CHECKING = False  # typing's own costs more than everything else here
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 COMMANDS = {
     "router": "serve one client on stdin and stdout: direct servers first, then the gateway",
     "gateway": "serve many clients over HTTP: all servers behind one endpoint",
@@ -90,8 +91,9 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     return runner(command)(name, rest)
 
 
-def runner(command: str) -> Run:
-    """What runs a command; of a word that is none, what says so."""
+def runner(command: str) -> Callable[[str, list[str]], int]:
+    """What runs a command: the name that the program was called by, its arguments -> exit status. Of a word that is no
+    command, what says so."""
     if command == "router":
         from mcpbridge.cli.router import run
     elif command == "gateway":
