@@ -27,6 +27,7 @@ options:
   --bin-dir DIR        directory of the commands, default ~/.local/bin (else MCPBRIDGE_BIN_DIR)
   --data-dir DIR       directory of the program, default ~/.local/share/mcpbridge
   --no-modify-path     leave the shell's start-up file alone (else MCPBRIDGE_NO_MODIFY_PATH=1)
+  --no-completions     leave out what bash, zsh or fish offers after mcpbridge (also left out with --prefix)
   --check              only say whether there is a newer release: exit 0 no, 1 yes
   --rollback           go back to the version before
   --uninstall          remove what the receipt lists; with --purge configuration, logs and cache too
@@ -409,6 +410,9 @@ activate() {
   if [ "$modify_path" = yes ] && { [ "$on_path" = no ] || grep -q '^block' "$tmp/written"; }; then
     write_block >>"$tmp/written"
   fi
+  if [ "$completions" = yes ]; then # a shell that we know no place for gets none
+    "$bin/mcpbridge" completions install 2>/dev/null </dev/null | sed -n 's/^wrote /completion /p' >>"$tmp/written" || :
+  fi
   sort -u "$tmp/written" >"$tmp/rest"
   mv "$tmp/rest" "$tmp/written"
   write_receipt
@@ -500,6 +504,9 @@ uninstall() {
         esac
         if [ -f "$where" ]; then gone "$where"; fi
         ;;
+      completion)
+        if [ -f "$where" ] && grep -q 'completion of mcpbridge; made by' "$where"; then gone "$where"; fi
+        ;;
       block | block-created)
         [ -f "$where" ] || continue
         without_block "$where" >"$tmp/profile"
@@ -535,7 +542,7 @@ main() {
   if [ -n "${ZSH_VERSION-}" ]; then emulate sh; fi
   set -eu
   umask 022
-  shell=${SHELL:-} action=install quiet='' dry_run='' purge='' from='' sha256='' modify_path=yes tmp='' fresh=''
+  shell=${SHELL:-} action=install quiet='' dry_run='' purge='' from='' sha256='' modify_path=yes completions=yes tmp='''' fresh=''
   base_url=${MCPBRIDGE_BASE_URL:-$default_base_url} version=${MCPBRIDGE_VERSION:-}
   [ -z "${MCPBRIDGE_NO_MODIFY_PATH:-}" ] || modify_path=no
   case ${HOME:-} in /*) ;; *) die 64 'HOME is not set to an absolute path' ;; esac
@@ -561,7 +568,7 @@ main() {
           --version) version=$2 ;;
           --prefix)
             prefix=$(absolute "${2%/}")
-            bin=$prefix/bin data=$prefix/share/mcpbridge
+            bin=$prefix/bin data=$prefix/share/mcpbridge completions=no
             ;;
           --bin-dir) bin=$(absolute "${2%/}") ;;
           --data-dir) data=$(absolute "${2%/}") ;;
@@ -570,6 +577,7 @@ main() {
         continue
         ;;
       --no-modify-path) modify_path=no ;;
+      --no-completions) completions=no ;;
       --check | --rollback | --uninstall)
         [ "$action" = install ] || die 64 "$option and --$action exclude each other"
         action=${option#--}

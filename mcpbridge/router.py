@@ -13,7 +13,6 @@ import asyncio
 import os
 import sys
 import time
-from pathlib import Path
 from typing import IO
 
 from msgspec.structs import replace
@@ -37,6 +36,7 @@ from mcpbridge.era import Crossings
 from mcpbridge.errors import BridgeError
 from mcpbridge.gateways import gateway_address, gateway_spec, gateway_tls, outlast
 from mcpbridge.greeting import prompt_initialize
+from mcpbridge.observe.journal import journal, state_directory
 from mcpbridge.observe.log import configure, log
 from mcpbridge.observe.metrics import Registry
 from mcpbridge.performance import Housekeeping
@@ -63,7 +63,13 @@ PARENT_CHECK = 1.0  # seconds between looks whether the process that started us 
 def main(loaded: Loaded[RouterConfig]) -> int:
     """Run until the client is gone; the exit status."""
     config = loaded.config
-    configure(config.logging.level, config.logging.format, _log_stream(config.logging.output))
+    kept = journal()
+    configure(
+        config.logging.level,
+        config.logging.format,
+        _log_stream(config.logging.output),
+        copy=kept.write if kept is not None else None,
+    )
     for warning in loaded.warnings:
         _log.warn(str(warning))
     endpoints = [endpoint for spec in config.servers for endpoint in spec.endpoints]
@@ -231,7 +237,7 @@ async def _keep_house(keeping: Housekeeping) -> None:
 
 def _add_servers(config: RouterConfig, bridge: Bridge, direct: Reach, gateway: Reach) -> Server | tuple[Server, ...]:
     """All servers of the configuration, direct ones first; what the client sees: one server as it is, or all as one."""
-    known = Known(_state_directory() / "known.json")
+    known = Known(state_directory() / "known.json")
     for spec in config.servers:
         prefix = config.routing.prefix == "always" or (config.routing.prefix == "auto" and len(config.servers) > 1)
         _remember(direct.add(spec, prefix=prefix), spec, known)
@@ -282,12 +288,6 @@ async def _watch_parent(stop: asyncio.Future[int]) -> None:
     if not stop.done():
         _log.info("the process that started the router is gone")
         stop.set_result(143)
-
-
-def _state_directory() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "mcpbridge"
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "mcpbridge"
 
 
 def _log_stream(output: str) -> IO[str] | None:

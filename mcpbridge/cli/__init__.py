@@ -21,6 +21,7 @@ COMMANDS = {
     "status": "what a running gateway says of itself; exit 0 ok, 1 degraded, 2 down",
     "backends": "list, test, drain and weigh the backends of a running gateway",
     "clients": "what MCP clients start: list, add, diff, remove, import, undo",
+    "logs": "what the routers of your editors wrote; -f follows",
     "test": "reach a server stage by stage and say where it fails",
     "detect": "find out which protocol and era a server speaks",
     "tools": "list the tools of a server",
@@ -106,6 +107,8 @@ def runner(command: str) -> Callable[[str, list[str]], int]:
         from mcpbridge.cli.backends import run
     elif command == "clients":
         from mcpbridge.cli.clients import run
+    elif command == "logs":
+        from mcpbridge.cli.logs import run
     elif command == "test":
         from mcpbridge.cli.test import run
     elif command == "detect":

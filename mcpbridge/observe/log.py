@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from typing import IO, Any, Final, Literal
 
 from mcpbridge.observe.redact import MAX_FIELD_BYTES, clean, cut, safe
@@ -36,6 +37,7 @@ class _Output:
         self.format: Format = "json"
         self.stream: IO[str] | None = None  # None: whatever sys.stderr is when the line is written
         self.colour = False
+        self.copy: Callable[[str], None] | None = None  # gets every line as JSON too
         self.dropped = 0
         self.torn = False
         self.stamp: tuple[int, str] = (-1, "")
@@ -90,33 +92,40 @@ def log(component: str) -> Logger:
     return Logger(component)
 
 
-def configure(level: str = "info", format: str = "json", stream: IO[str] | None = None) -> None:
+def configure(
+    level: str = "info", format: str = "json", stream: IO[str] | None = None, *, copy: Callable[[str], None] | None = None
+) -> None:
     """Set level and format for the process and catch what others print: stdlib ``logging`` from WARNING (from DEBUG at level
     ``trace``), Python warnings and uncaught exceptions all become lines of ours.
 
-    ``stream`` None means the current ``sys.stderr``. Raises KeyError for an unknown level.
+    ``stream`` None means the current ``sys.stderr``; ``copy`` gets every line as JSON, without its end, and never raises.
+    Raises KeyError for an unknown level.
     """
     _out.threshold = LEVELS["warn" if level == "warning" else level]
     _out.format = "text" if format == "text" else "json"
     _out.stream = stream
     target = sys.stderr if stream is None else stream
-    _out.colour = (
-        _out.format == "text"
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM", "") not in ("", "dumb")
-        and target is not None
-        and _is_terminal(target)
-    )
+    _out.colour = _out.format == "text" and target is not None and shows_colour(target)
+    _out.copy = copy
     _catch_others(level)
+
+
+def shows_colour(stream: IO[str]) -> bool:
+    """Whether it is a terminal that shows colours, and nobody asked for none (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in ("", "dumb") and _is_terminal(stream)
 
 
 def _write(level: Level, component: str, message: str, event: str | None, protocol: str, fields: dict[str, Any]) -> None:
     try:
-        line = _line(level, component, message, event, protocol, fields)
+        record = _record(level, component, message, event, protocol, fields)
+        line = as_text(record, colour=_out.colour) if _out.format == "text" else _encode(record)
+        if _out.copy is not None:
+            _out.copy(line if _out.format == "json" else _encode(record))
         if _out.dropped:
             dropped, _out.dropped = _out.dropped, 0
-            note = _line("warn", "log", f"{dropped} log lines dropped: stderr was not read", None, "none", {"dropped": dropped})
-            if not _emit(note):
+            said = f"{dropped} log lines dropped: stderr was not read"
+            note = _record("warn", "log", said, None, "none", {"dropped": dropped})
+            if not _emit(as_text(note, colour=_out.colour) if _out.format == "text" else _encode(note)):
                 _out.dropped = dropped
         if not _emit(line):
             _out.dropped += 1
@@ -124,7 +133,9 @@ def _write(level: Level, component: str, message: str, event: str | None, protoc
         _out.dropped += 1
 
 
-def _line(level: str, component: str, message: str, event: str | None, protocol: str, fields: dict[str, Any]) -> str:
+def _record(
+    level: str, component: str, message: str, event: str | None, protocol: str, fields: dict[str, Any]
+) -> dict[str, Any]:
     record: dict[str, Any] = {
         "time": _now(),
         "level": level,
@@ -145,16 +156,16 @@ def _line(level: str, component: str, message: str, event: str | None, protocol:
             if len(text) * 4 > MAX_FIELD_BYTES and len(text.encode()) > MAX_FIELD_BYTES:
                 kept = cut(text)
         record[key] = kept
-    return _as_text(record) if _out.format == "text" else _encode(record)
+    return record
 
 
-def _as_text(record: dict[str, Any]) -> str:
+def as_text(record: Mapping[str, Any], *, colour: bool) -> str:
     """``2026-11-23T10:00:00.000Z WARN  gateway: message  key=value``; a traceback follows on lines of its own, indented."""
-    level = str(record["level"])
+    level = str(record.get("level"))
     head = level.upper().ljust(5)
-    if _out.colour:
-        head = f"\x1b[{_COLOURS[level]}m{head}\x1b[0m"
-    line = f"{record['time']} {head} {record['component']}: {record['message']}"
+    if colour:
+        head = f"\x1b[{_COLOURS.get(level, '0')}m{head}\x1b[0m"
+    line = f"{record.get('time')} {head} {record.get('component')}: {record.get('message')}"
     for key, value in record.items():
         if key in ("time", "level", "component", "message", "traceback") or (key == "protocol" and value == "none"):
             continue

@@ -100,6 +100,19 @@ def test_every_shell_installs_from_a_file_or_a_pipe_and_a_second_time_changes_no
     assert (home / ".bashrc").read_text().count(">>> mcpbridge >>>") == 1
 
 
+@pytest.mark.requirement("cli.install.completions")
+def test_completions_are_installed_unless_somebody_wants_none_or_another_place(home, base):
+    offered = home / ".local/share/bash-completion/completions/mcpbridge"
+    for wish in (["--no-completions"], ["--prefix", home / "other"]):
+        assert install(home, "--base-url", f"file://{base}", *wish).returncode == 0
+        assert not offered.exists()
+    assert install(home, "--base-url", f"file://{base}").returncode == 0
+    assert offered.exists() and f"completion {offered}" in (home / ".local/share/mcpbridge/receipt").read_text()
+    offered.write_text("# somebody else's now\n")
+    assert install(home, "--uninstall").returncode == 0
+    assert offered.read_text() == "# somebody else's now\n"
+
+
 @pytest.mark.requirement("cli.install.uninstall")
 @shells
 def test_uninstall_leaves_a_home_as_it_was(home, base, shell):

@@ -24,6 +24,12 @@ def main():
     if sys.argv[1:] == ["--version"]:
         from mcpbridge import __version__
         print(name, __version__)
+    elif sys.argv[1:] == ["completions", "install"]:
+        path = os.path.expanduser("~/.local/share/bash-completion/completions/mcpbridge")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as file:
+            file.write("# bash completion of mcpbridge; made by a test\\n")
+        print("wrote", path)
     else:
         import json
         seen = {"name": name, "isolated": sys.flags.isolated, "argv": sys.argv[1:]}
