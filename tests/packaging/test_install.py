@@ -21,25 +21,9 @@ shells = pytest.mark.parametrize(
     "shell", ["sh", *(pytest.param(shell, marks=pytest.mark.slow) for shell in ("dash", "bash", "busybox sh", "zsh"))]
 )
 TOOLS = (
-    "sh",
-    "awk",
-    "cat",
-    "chmod",
-    "cmp",
-    "cp",
-    "dirname",
-    "find",
-    "grep",
-    "mkdir",
-    "mktemp",
-    "mv",
-    "rm",
-    "rmdir",
-    "sed",
-    "sort",
-    "tr",
-    "uname",
-)
+    "sh", "awk", "cat", "chmod", "cmp", "cp", "dirname", "find", "grep",
+    "mkdir", "mktemp", "mv", "rm", "rmdir", "sed", "sort", "tr", "uname",
+)  # fmt: skip
 NAMES = ("mcpbridge", "mcp-router", "mcp-gateway")
 
 
