@@ -21,6 +21,7 @@ COMMANDS = {
     "status": "what a running gateway says of itself; exit 0 ok, 1 degraded, 2 down",
     "backends": "list, test, drain and weigh the backends of a running gateway",
     "clients": "what MCP clients start: list, add, diff, remove, import, undo",
+    "doctor": "what is wrong here and what to do: program, configuration, servers, clients",
     "logs": "what the routers of your editors wrote; -f follows",
     "test": "reach a server stage by stage and say where it fails",
     "detect": "find out which protocol and era a server speaks",
@@ -33,7 +34,7 @@ COMMANDS = {
     "version": "the version, as text or JSON",
     "help": "help on a command, or on an error text or code",
 }
-EVERYWHERE = ("test", "detect", "token", "status", "config", "completions", "version", "help")
+EVERYWHERE = ("test", "detect", "token", "status", "config", "completions", "doctor", "version", "help")
 """Commands that ``mcp-router`` and ``mcp-gateway`` have too."""
 
 EX_USAGE = 64
@@ -107,6 +108,8 @@ def runner(command: str) -> Callable[[str, list[str]], int]:
         from mcpbridge.cli.backends import run
     elif command == "clients":
         from mcpbridge.cli.clients import run
+    elif command == "doctor":
+        from mcpbridge.cli.doctor import run
     elif command == "logs":
         from mcpbridge.cli.logs import run
     elif command == "test":
