@@ -47,11 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line; its exit status (contract section 1)."""
     argv = sys.argv if argv is None else argv
     name = called_name(argv[0] if argv else "")
-    _hold_standard_descriptors()
     try:
         status = _dispatch(name, argv[1:])
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return status
     except SystemExit as ended:
         if isinstance(ended.code, int) or ended.code is None:
@@ -60,40 +58,14 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # The reader of our output is gone; Python must not complain a second time when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EX_IOERR
     except Exception as error:  # noqa: BLE001 - the last one who can say something useful
-        fault = _fault_of_output(error)
-        if fault is not None:
-            # Python must not complain a second time when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            if fault and sys.stderr is not None:
-                print(f"{name}: cannot write the output: {fault}", file=sys.stderr)
-            return EX_IOERR
         from mcpbridge.cli.complaints import complain
 
         return complain(name, error)
-
-
-def _hold_standard_descriptors() -> None:
-    """Whoever starts us may have closed 0, 1 or 2: /dev/null takes the place, else a socket of ours would get the number, and
-    what is printed would go there. ``sys.stdin``, ``stdout`` and ``stderr`` stay None, so that it is known."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number: those below it are open
-
-
-def _fault_of_output(error: BaseException) -> str | None:
-    """Why what was printed could not be written: a full disk; "" where the reader left, who knows it. None: another error."""
-    import errno
-
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, BrokenPipeError):
-        return ""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return error.strerror
-    return None
 
 
 def called_name(path: str) -> str:

@@ -65,6 +65,24 @@ def test_one_wild_window_is_no_alarm():
     assert not feed(detector, 1).is_alarming
 
 
+def test_a_pause_of_three_windows_at_an_endpoint_that_is_a_little_slower_is_no_new_level():
+    detector = Detector()
+    feed(detector, 60)
+    feed(detector, 20, latency=0.0125)
+    alarms = [feed(detector, 1, latency=seconds).is_alarming for seconds in (0.05, 0.05, 0.05, *[0.0125] * 7)]
+    assert not any(alarms)
+
+
+def test_the_same_failures_are_an_alarm_where_none_ever_failed_and_none_where_some_always_do():
+    few = (1, 1, 1, 0, 1, 0, 0, 0)  # of five calls each
+    well, flawed = Detector(), Detector()
+    feed(well, 120, calls=5)
+    for window in range(120):
+        feed(flawed, 1, calls=5, failures=int(window % 5 == 0))
+    assert any(feed(well, 1, calls=5, failures=failures).is_alarming for failures in few)
+    assert not any(feed(flawed, 1, calls=5, failures=failures).is_alarming for failures in few)
+
+
 def test_an_alarm_ends_when_the_endpoint_is_as_before():
     detector = Detector()
     feed(detector, 60)
