@@ -136,6 +136,20 @@ async def test_a_reset_meets_open_connections_and_new_ones(proxy):
     assert (await round_trip(proxy))[0] == b"ping"
 
 
+async def test_some_answers_become_a_reset_and_the_others_arrive(proxy):
+    proxy.set(down=Faults(reset_chance=0.5))
+    outcomes = []
+    for _ in range(40):
+        reader, writer = await dial(proxy.address)
+        writer.write(b"x")
+        try:
+            outcomes.append(bool(await reader.readexactly(1)))
+        except ConnectionResetError:
+            outcomes.append(False)
+        writer.close()
+    assert 8 < sum(outcomes) < 32
+
+
 async def test_a_half_close_ends_one_direction_and_the_other_goes_on(proxy):
     reader, writer = await dial(proxy.address)
     writer.write(b"abc")

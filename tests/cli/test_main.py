@@ -265,40 +265,6 @@ def test_a_reader_that_is_gone_is_74_without_a_traceback(tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (74, b"")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("arguments", [("version",), ("detect", "127.0.0.1:1")])
-def test_a_full_disk_is_74_with_its_cause_and_no_traceback(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    with open("/dev/full", "wb") as stdout:
-        command = [sys.executable, "-m", "mcpbridge", *arguments]
-        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, env={"HOME": str(tmp_path)}, timeout=20)
-    assert done.returncode == 74
-    assert done.stderr == b"mcpbridge: cannot write the output: No space left on device\n"
-
-
-def test_a_reader_that_is_gone_before_a_loop_prints_is_74_without_a_traceback(tmp_path: Path) -> None:
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    with os.fdopen(write_end, "wb") as stdout:
-        command = [sys.executable, "-m", "mcpbridge", "detect", "127.0.0.1:1"]
-        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, env={"HOME": str(tmp_path)}, timeout=20)
-    assert (done.returncode, done.stderr) == (74, b"")
-
-
-@pytest.mark.skipif(os.name != "posix", reason="descriptors of a shell")
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize(("arguments", "status"), [("version", 0), ("detect 127.0.0.1:1", 69), ("router -- false", None)])
-def test_a_program_started_with_closed_standard_descriptors_ends_as_otherwise(
-    tmp_path: Path, arguments: str, status: int | None, closed: str
-) -> None:
-    """Without a stdout the router ends with 74, without a stdin with 0; a socket of its own in their place would be a crash."""
-    line = f"{sys.executable} -m mcpbridge {arguments} {closed}"
-    done = subprocess.run(
-        ["sh", "-c", line], stdin=subprocess.DEVNULL, capture_output=True, env={"HOME": str(tmp_path)}, timeout=20
-    )
-    assert done.returncode == (status if status is not None else 74 if ">&-" in closed.replace("2>&-", "") else 0)
-    assert b"Traceback" not in done.stderr and b"bug" not in done.stderr
-
-
 def test_a_bug_is_70_with_its_traceback_in_one_json_line(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,7 @@ MAX_BODY = 65536  # of a control request
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Chance = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Size = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -49,6 +50,7 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     slice_delay: Seconds = 0.0  # between two slices
     black_hole: bool = False  # accepted, and nothing arrives
     reset: bool = False  # the receiver gets a RST (a unix socket has none: it is closed)
+    reset_chance: Chance = 0.0  # that a chunk becomes one
     half_close: bool = False  # the receiver gets a FIN; the other direction goes on
     corrupt: Count | None = None  # one bit of the byte at this offset of the connection's stream is flipped
     cut: Count | None = None  # the connection is closed after so many bytes of this direction
@@ -129,6 +131,9 @@ class Side:
 
     async def _send(self, chunk: bytes) -> bool:
         faults = self.faults
+        if faults.reset_chance and self._random.random() < faults.reset_chance:
+            reset(self._writer)
+            return True
         at = faults.corrupt
         if at is not None and self._passed <= at < self._passed + len(chunk):
             changed = bytearray(chunk)
