@@ -16,8 +16,7 @@ the failure, on the operator's clock; 0 when nothing was foreseen. Intervals are
 Passes when recall of gradual faults >= 0.95, precision >= 0.90, median lead >= 60 s and false alarms <= 0.05 per clean
 endpoint-hour; and clean endpoint-hours >= 200, which ``--quick`` (a try of half a minute with the training seeds) does not ask.
 Exit code 1 when not, 2 when it could not be measured: something failed, or the machine was too busy to play the episodes as
-they are written. Seeds are not those that the detector was tuned with: ``--training``
-takes those.
+they are written. Seeds are not those that the detector was tuned with: ``--training`` takes those.
 
 Source: issue 5 item 5 and acceptance; reliability sections 5 and 8.8.
 """

@@ -10,7 +10,7 @@ many calls: one of five says little where some always fail, and much where none 
 Only gradual faults can be foreseen; a crash comes without a warning. The work per window is constant.
 
 Source: Page 1954 (CUSUM, in log likelihood ratios); reliability sections 5 and 8.8; the numbers of errors and the median were
-chosen by ``scripts/bench/health.py`` with its training seeds.
+chosen on the training episodes of ``scripts/bench/health_script.py``.
 """
 
 from __future__ import annotations
