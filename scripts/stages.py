@@ -85,7 +85,6 @@ STAGES: tuple[Stage, ...] = (
     Stage("tui", special("tui", "-n", "2"), {"T1": 90, "T2": 90}),
     Stage("guard", bench("guard"), {"T1": 60, "T2": 90}, tests=False),
     Stage("slow-replica", bench("slow_replica"), {"T2": 100}, tests=False),
-    Stage("health", bench("health"), {"T2": 600}, tests=False),
     Stage("bench-peers", (PYTHON, "scripts/bench/peers.py", "install"), {"T2": 140}, tests=False),
     Stage("bench", bench("hop"), {"T2": 480}, tests=False),
     Stage("quickstart", ("bash", "scripts/quickstart.sh", "--check"), {"T1": 60, "T2": 60}, tests=False),

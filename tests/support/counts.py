@@ -33,7 +33,6 @@ COUNTS = {
     "guard_rounds": Count(1, 3, 7),  # of the hot path against the reference hop
     "health_episodes": Count(40, 100, 400),  # healthy hours and faulty ones of each kind for the detector
     "slow_replica_rounds": Count(1, 1, 3),  # of one slow replica of three
-    "health_rounds": Count(1, 1, 3),  # of a hundred endpoints for an hour in fast motion, some of which get worse
     "hop_rounds": Count(1, 1, 5),  # of the hop benchmark, interleaved
 }
 
