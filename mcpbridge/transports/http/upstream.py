@@ -38,6 +38,7 @@ MIN_RECONNECT = 0.1  # seconds, whatever the server said: `retry: 0` and an end 
 MAX_RECONNECT = 30.0
 TAKE_TIME = 5.0  # seconds a server may take for a message that has no answer; calls behind it wait as long
 LISTEN_TIME = 1.0  # seconds the GET stream may take to open before the first call: servers drop what they ask without one
+AT_ONCE = 64  # events of one stream that are read before others have their turn
 MAX_QUESTIONS = 100  # open questions of one conversation; then its streams are not read on
 _VERSION = re.compile(r"[A-Za-z0-9._-]{1,32}").fullmatch
 _SESSION_ID = re.compile(r"[\x21-\x7e]{1,4096}").fullmatch
@@ -328,18 +329,23 @@ class HttpUpstream:
             call[1].notify(incoming(notification, call[0]))
 
     async def _messages(self, response: HttpResponse) -> AsyncGenerator[tuple[str | None, float | None, Message | None], None]:
-        """Events of an SSE answer as ``(event id, retry seconds, message)``; a damaged message is logged and left out."""
+        """Events of an SSE answer as ``(event id, retry seconds, message)``; a damaged message is left out, the first one logged."""
         parser = SseParser(self._max_response)
+        is_damaged = False
         async with aclosing(response.chunks()) as chunks:
             async for chunk in chunks:
-                for event in parser.feed(chunk):
+                for number, event in enumerate(parser.feed(chunk), 1):
+                    if number % AT_ONCE == 0:
+                        await asyncio.sleep(0)  # a chunk of a server that floods holds thousands
                     retry = event.retry / 1000 if event.retry is not None else None
                     parsed: Message | list[Message] | None = None
                     if event.data and event.event in (None, "", "message"):
                         try:
                             parsed = parse(event.data, client=False)
                         except BridgeError as error:
-                            _log.warn("damaged message on a stream", protocol="http", server=self._name, reason=str(error))
+                            if not is_damaged:
+                                is_damaged = True
+                                _log.warn("damaged message on a stream", protocol="http", server=self._name, reason=str(error))
                     id = event.id if event.id is not None and _EVENT_ID(event.id) else None  # others fit into no header
                     for item in parsed if isinstance(parsed, list) else [parsed]:
                         yield id, retry, item

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from mcpbridge.transports.http import upstream
 from mcpbridge.transports.http.legacy import LegacyReply
 from mcpbridge.transports.http1.server import HttpRequest, Responder
+from mcpbridge.wire.envelope import parse
 from mcpbridge.wire.message import Notification
 from tests.support.scripted import HELLO
-from tests.transports.http.test_streamable import JSON, event, result, world
+from tests.transports.http.test_streamable import JSON, event, modern_server, result, world
 
 STREAM = [("content-type", "text/event-stream")]
 
@@ -98,6 +100,40 @@ async def test_an_array_of_a_2025_03_26_server_is_split_and_its_order_kept(strea
         if not streamed:
             _, _, body = await client.post({"id": 2, "method": "tools/call", "params": {"name": "none"}})
             assert body["error"]["data"]["reason"] == "bad_answer"
+
+
+async def test_a_server_that_floods_a_stream_with_noise_leaves_the_others_their_turn_and_the_log_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns, damaged = 0, list[int]()
+
+    async def turning() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def parsed(data: bytes, *, client: bool) -> Any:
+        if data == b"noise":
+            damaged.append(turns)
+        return parse(data, client=client)
+
+    async def serve(request: HttpRequest, responder: Responder, message: Any) -> None:
+        if message["method"] != "tools/call":
+            await modern_server(request, responder, message)
+            return
+        await responder.start(200, STREAM)
+        responder.send(b"data: noise\n\n" * 2000 + event({"jsonrpc": "2.0", "id": message["id"], "result": {}}))
+        await responder.end()
+
+    monkeypatch.setattr(upstream, "parse", parsed)
+    async with world(serve) as client:
+        other = asyncio.ensure_future(turning())
+        answered, _, _ = await client.modern(1, "tools/call", {"name": "t"})
+        other.cancel()
+    assert answered == 200 and len(damaged) == 2000
+    assert max(damaged.count(turn) for turn in damaged) <= 2 * upstream.AT_ONCE
+    assert capsys.readouterr().err.count("damaged message on a stream") == 1
 
 
 @pytest.mark.parametrize("status", [401, 403])
