@@ -4,7 +4,8 @@
     send -> frame -> transport
 
 ``on_close`` comes when the conversation is over, and before that with None when a client shut down its sending side only.
-Reading stands still while anybody holds it: the consumer, a sign-in, a client that does not read its answers.
+Reading stands still while anybody holds it: the consumer, a sign-in, a client that does not read its answers; and after many
+frames at once, until the other connections had their turn.
 
 Source: architecture section 8; wire.mcpb; reliability section 3 rows 16, 17 and 36.
 """
@@ -26,6 +27,9 @@ CLOSE_TIME: Final = 1.0  # seconds the other side has to close after us
 CONSUMER: Final = 1  # what may hold reading
 BACKLOG: Final = 2
 SIGN_IN: Final = 4
+TURN: Final = 8
+
+AT_ONCE: Final = 128  # frames of one connection before others have their turn: small ones come by the ten thousand
 
 OnMessage = Callable[[bytes], None]
 OnClose = Callable[[BaseException | None], None]
@@ -189,9 +193,14 @@ class FrameConnection(asyncio.Protocol):
     def ended(self) -> None:
         """The other side says no more, and everything it said was delivered."""
 
-    def _pump(self) -> None:
-        """Take the frames that are here until somebody holds reading."""
+    def _pump(self, limit: float = AT_ONCE) -> None:
+        """Take the frames that are here until somebody holds reading; after ``limit`` of them others come first."""
         while not self._holds and not self._is_over:
+            if limit <= 0:
+                self.hold(TURN)
+                asyncio.get_running_loop().call_soon(self._take_turn)
+                return
+            limit -= 1
             try:
                 frame = self._reader.next()
                 if frame is None:
@@ -203,6 +212,13 @@ class FrameConnection(asyncio.Protocol):
                 return  # it ended while we answered; on_close has said so
         if self._has_ended and not self._holds and not self._is_over:
             self.ended()
+
+    def _take_turn(self) -> None:
+        """Go on with what is here, and read on once it was taken."""
+        self._holds &= ~TURN
+        self._pump()
+        if not self._holds and not self._is_over:
+            self._read_on()
 
     def _leave(self) -> None:
         """End our side, throw away what still comes, and wait a little for the other side to end its own."""

@@ -10,6 +10,7 @@ Source: architecture section 8; wire.mcpb; contract backends.tcp_binary.timeout;
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl as tls
 from collections.abc import Callable
 from typing import Final
@@ -169,7 +170,7 @@ class Dialed(FrameConnection):
     def lost(self, exc: Exception | None) -> None:
         """What came before the end is still delivered, whoever holds reading."""
         self._holds = 0
-        self._pump()
+        self._pump(math.inf)
         if exc is None and not self._is_over:
             self.ended()
         super().lost(exc)

@@ -13,6 +13,7 @@ from mcpbridge.core.exchange import NoReply
 from mcpbridge.errors import BridgeError
 from mcpbridge.proxies import Proxy
 from mcpbridge.transports.tcp_binary import dial as dialing
+from mcpbridge.transports.tcp_binary.connection import AT_ONCE, FrameConnection
 from mcpbridge.transports.tcp_binary.dial import dial
 from mcpbridge.wire import message as m
 from tests.support.mcpb_client import ACK, ERROR, HEALTH, RESPONSE, frame
@@ -193,6 +194,29 @@ async def test_answers_that_came_before_the_end_are_answers(script):
     upstream = await script.dial(port)
     assert m.loads(bytes((await upstream.call(m.request(5, "x"), NoReply())).result)) == {"a": 1}
     assert await script.inbox.ended is None
+
+
+async def test_a_server_that_floods_with_small_frames_leaves_others_their_turn_and_every_frame_is_taken_in_order(
+    script: Script, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    turns, heard = 0, list[tuple[int, bytes]]()
+
+    async def turning() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(FrameConnection, "deliver", lambda _connection, message: heard.append((turns, message)))
+    notes = [b'{"jsonrpc":"2.0","method":"notifications/n%d"}' % number for number in range(1000)]
+    port = await script.play(AGREED + b"".join(frame(RESPONSE, note) for note in notes))
+    other = asyncio.ensure_future(turning())
+    await script.dial(port)
+    await eventually(lambda: len(heard) == len(notes))
+    other.cancel()
+    assert [message for _, message in heard] == notes
+    by_turn = [turn for turn, _ in heard]
+    assert max(by_turn.count(turn) for turn in by_turn) <= 2 * AT_ONCE
 
 
 async def test_an_end_inside_a_frame_is_a_lost_stream(script):
