@@ -329,7 +329,7 @@ class HttpUpstream:
             call[1].notify(incoming(notification, call[0]))
 
     async def _messages(self, response: HttpResponse) -> AsyncGenerator[tuple[str | None, float | None, Message | None], None]:
-        """Events of an SSE answer as ``(event id, retry seconds, message)``; damaged messages are left out, the first is logged."""
+        """Events of an SSE answer as ``(event id, retry seconds, message)``; damaged ones are left out, the first is logged."""
         parser = SseParser(self._max_response)
         is_damaged = False
         async with aclosing(response.chunks()) as chunks:
