@@ -110,7 +110,8 @@ class BridgeError(Exception):
 
 
 def to_wire(error: BridgeError, request_id: str | None = None) -> dict[str, Any]:
-    """The JSON-RPC ``error`` member ``{code, message, data}`` for a client. Never holds tokens or tracebacks.
+    """The JSON-RPC ``error`` member ``{code, message, data}`` for a client. Never holds tokens or tracebacks. The message
+    names the server that failed: of the whole, clients show nothing else.
 
     ``request_id``: the id of the HTTP request, by which the log has more.
     """
@@ -118,7 +119,11 @@ def to_wire(error: BridgeError, request_id: str | None = None) -> dict[str, Any]
     if request_id:
         data["request_id"] = request_id
     protocol = error.data.get("protocol") if error.reason in _NAME_PROTOCOL else None
-    return {"code": error.fault.code, "message": f"{protocol}: {error}" if protocol else str(error), "data": data}
+    message = f"{protocol}: {error}" if protocol else str(error)
+    server = error.data.get("server") if error.fault.blames == "backend" else None
+    if server is not None and repr(server) not in message:
+        message += f" (server {server!r})"
+    return {"code": error.fault.code, "message": message, "data": data}
 
 
 _ANSWER_STATUS = {fault.code: fault.status for fault in reversed(FAULTS.values()) if fault.code < 0}

@@ -152,4 +152,5 @@ async def _endpoint(name: str, events: Events, url: str) -> tuple[str, list[SseE
 
 def _about(name: str, error: BridgeError) -> BridgeError:
     """The same failure, of this server, whose conversation has not begun."""
-    return BridgeError(error.reason, f"server {name!r}: {error.detail}", sent=False, **({"server": name} | error.data))
+    detail = f"server {name!r}: {error.detail}" if error.detail else f"server {name!r}"
+    return BridgeError(error.reason, detail, sent=False, **({"server": name} | error.data))

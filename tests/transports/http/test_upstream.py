@@ -14,7 +14,7 @@ from mcpbridge.transports.http1.server import HttpRequest, Responder
 from mcpbridge.wire.envelope import parse
 from mcpbridge.wire.message import Notification
 from tests.support.scripted import HELLO
-from tests.transports.http.test_streamable import JSON, event, modern_server, result, world
+from tests.transports.http.test_streamable import JSON, event, in_front_of, modern_server, result, world
 
 STREAM = [("content-type", "text/event-stream")]
 
@@ -148,6 +148,12 @@ async def test_a_server_that_refuses_our_credentials_is_no_reason_to_try_again(s
     assert (data["server"], data["protocol"], data["request_id"]) == ("s", "http", headers["x-request-id"])
     assert body["error"]["message"].count("server 's'") == 1
     assert "www-authenticate" not in headers, "our client did nothing wrong"
+
+
+async def test_the_message_names_a_server_that_nobody_answers_for() -> None:
+    async with in_front_of("http://127.0.0.1:1") as client:
+        _, _, body = await client.modern(1, "tools/call", {"name": "t"})
+    assert body["error"]["message"] == "http: connection refused (server 's')"
 
 
 async def test_of_calls_that_meet_the_end_of_a_session_together_every_one_is_sent_again_on_the_next() -> None:
