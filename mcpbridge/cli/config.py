@@ -1,4 +1,4 @@
-"""``mcpbridge config validate|show|schema``.
+"""``mcpbridge config validate|show|schema|path``.
 
 Source: contract section 1.1 (``cli.config.validate``).
 """
@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from mcpbridge.cli.complaints import complain
 from mcpbridge.cli.parsing import Parser
-from mcpbridge.config.load import Loaded, Program, gateway_program, load_gateway, load_router, router_program
+from mcpbridge.config.load import Loaded, Program, gateway_program, load_gateway, load_router, router_program, search_path
 from mcpbridge.config.problems import ConfigError
 from mcpbridge.config.render import as_json, json_schema, show
 
 if TYPE_CHECKING:
     import argparse
 
+EX_NOINPUT = 66
+
 
 def run(name: str, arguments: list[str]) -> int:
-    """Dispatch to one of the three actions."""
+    """Dispatch to one of the actions."""
     program = f"{name} config"
     parser = Parser(
         program,
@@ -28,20 +30,23 @@ def run(name: str, arguments: list[str]) -> int:
         [(f"{program} validate router.yaml", "every fault with file:line:column; exit 0, 66 or 78"),
          (f"{program} validate --json --for gateway", "the file that would be found, for programs"),
          (f"{program} show --origin --for router", "each value and where it came from"),
-         (f"{program} schema --for gateway > gateway.schema.json", "for editors")],
+         (f"{program} schema --for gateway > gateway.schema.json", "for editors"),
+         (f"{program} path --for router", "where a file is looked for; exit 66 when there is none")],
     )  # fmt: skip
-    parser.add_argument("action", choices=["validate", "show", "schema"], help="what to do")
+    parser.add_argument("action", choices=["validate", "show", "schema", "path"], help="what to do")
     parser.add_argument("file", nargs="?", metavar="FILE", help="the file (else the one that the program would find)")
     parser.add_argument("--for", dest="program", choices=["gateway", "router"], help="whose configuration (else by name)")
     parser.add_argument("--config", metavar="FILE", help="the same as FILE")
     parser.add_argument("--origin", action="store_true", help="show: where each value came from")
-    parser.add_argument("--json", action="store_true", help="validate, show: one JSON document")
+    parser.add_argument("--json", action="store_true", help="validate, show, path: one JSON document")
     options = parser.parse(arguments)
     path = options.file or options.config
     rows: Program[Any] = gateway_program() if _whose(name, options, path) == "gateway" else router_program()
     if options.action == "schema":
         print(json.dumps(json_schema(rows), indent=2, ensure_ascii=False))
         return 0
+    if options.action == "path":
+        return _path(rows, path, as_document=options.json)
     try:
         loaded: Loaded[Any] = load_gateway(path, os.environ) if rows.name == "gateway" else load_router(path, os.environ)
     except ConfigError as error:
@@ -68,6 +73,19 @@ def run(name: str, arguments: list[str]) -> int:
         print(f"warning: {warning}")
     print(f"{loaded.path or 'no file found; defaults'}: ok ({rows.name})")
     return 0
+
+
+def _path(rows: Program[Any], named: str | None, *, as_document: bool) -> int:
+    """Where the program looks, and which file it takes; 66 when there is none."""
+    named = named or os.environ.get("MCPBRIDGE_CONFIG") or None
+    places = [named] if named else search_path(rows, os.environ)
+    used = next(filter(os.path.isfile, places), None)
+    if as_document:
+        print(json.dumps({"schema": "mcpbridge.config-path/v1", "program": rows.name, "path": used, "searched": places}))
+    else:
+        for place in places:
+            print(f"{'*' if place == used else '-'} {place}")
+    return 0 if used is not None else EX_NOINPUT
 
 
 def _whose(name: str, options: argparse.Namespace, path: str | None) -> str:

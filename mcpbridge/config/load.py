@@ -205,15 +205,15 @@ def load(program: Program[C], path: str | None, env: Mapping[str, str], flags: F
 
 def find_file(program: Program[C], env: Mapping[str, str]) -> str | None:
     """The first existing file of the search path, or None."""
+    return next(filter(os.path.isfile, search_path(program, env)), None)
+
+
+def search_path(program: Program[C], env: Mapping[str, str]) -> list[str]:
+    """Where a configuration is looked for that nobody names, in this order."""
     home = env.get("HOME") or os.path.expanduser("~")
     xdg = env.get("XDG_CONFIG_HOME") or (env.get("APPDATA", "") if os.name == "nt" else "") or os.path.join(home, ".config")
-    for pattern in program.files:
-        path = pattern.replace("{xdg}", xdg)
-        if path.startswith("~/"):
-            path = os.path.join(home, path[2:])
-        if os.path.isfile(path):
-            return path
-    return None
+    patterns = [pattern.replace("{xdg}", xdg) for pattern in program.files]
+    return [os.path.join(home, path[2:]) if path.startswith("~/") else path for path in patterns]
 
 
 def client_servers_field() -> Field:

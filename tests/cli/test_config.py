@@ -10,6 +10,23 @@ import pytest
 from mcpbridge.cli import main
 
 
+def test_where_a_file_is_looked_for_is_told_and_which_is_taken(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("MCPBRIDGE_CONFIG", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    assert main(["mcpbridge", "config", "path", "--for", "router", "--json"]) in (0, 66)
+    places = json.loads(capsys.readouterr().out)["searched"]
+    assert places[0] == str(tmp_path / ".config/mcpbridge/router.yaml")
+    guides = tmp_path / ".config/claude-cli/mcp-router.yaml"
+    guides.parent.mkdir(parents=True)
+    guides.write_text("servers: []\n")
+    assert main(["mcp-router", "config", "path"]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [f"- {places[0]}", f"* {guides}"]
+    monkeypatch.setenv("MCPBRIDGE_CONFIG", str(tmp_path / "gone.yaml"))
+    assert main(["mcpbridge", "config", "path", "--for", "gateway"]) == 66
+    assert capsys.readouterr().out == f"- {tmp_path / 'gone.yaml'}\n"
+
+
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
