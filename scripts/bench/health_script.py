@@ -8,7 +8,7 @@ plays them faster. Latencies are not scaled.
 
 Unlike the generator of 8.8, so that a gateway on one core can play it: 2 to 4 calls per window (there 6 to 61); in return the
 final shares of errors and resets are higher (0.3 to 0.7, there 0.1 to 0.5; "both" 0.1 to 0.5, there 0.05 to 0.3). Its kind
-"step" is left out. The held-out seeds from 100,000 on have been seen in one run: after more tuning begin elsewhere (``--first``).
+"step" is left out. The held-out seeds from 100,000 on have been seen once: after more tuning begin elsewhere (``--first``).
 
 Source: reliability sections 5 and 8.8 (generator, scoring); issue 5 item 5.
 """
