@@ -185,7 +185,9 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
 
 def _breaker(config: RouterConfig) -> Rules:
     rows = config.advanced.circuit_breaker
-    return Rules(rows.failure_threshold, rows.success_threshold, rows.timeout_seconds, trials=rows.success_threshold)
+    threshold = rows.success_threshold
+    # What cannot be reached is down: calls for a gateway wait for it, those for a direct server go over the gateway meanwhile.
+    return Rules(rows.failure_threshold, threshold, rows.timeout_seconds, trials=threshold, unsent=False)
 
 
 def _detecting(config: RouterConfig, bridge: Bridge, status: Status) -> Detection:

@@ -11,7 +11,7 @@ from mcpbridge.config.rows import Row, Section
 class RouterBreaker(Section, frozen=True, kw_only=True):
     """When the gateway, or a direct server, that keeps failing is left alone."""
 
-    failure_threshold: Annotated[int, Row(COUNT, "consecutive failures that open")] = 5
+    failure_threshold: Annotated[int, Row(COUNT, "consecutive failures of what was sent that open")] = 5
     success_threshold: Annotated[int, Row(COUNT, "half-open successes that close; as many trial calls run at once")] = 2
     timeout_seconds: Annotated[float, Row(duration(0.001), "open time")] = 30.0
 

@@ -58,11 +58,12 @@ class Attempt:
     def _judge(self, error: BaseException | None) -> None:
         """Tell the breakers. What a server answers, errors included, is a success; what the client or we did tells nothing."""
         failed = isinstance(error, BridgeError) and error.fault.blames == "backend"
-        ok = True if error is None else False if failed else None
         backend = self._backend
         for breaker, ticket in ((backend.breaker, self._own), (backend.group, self._group)):
             if breaker is None:
                 continue
+            counts = failed and (breaker.rules.unsent or getattr(error, "sent", True))
+            ok = True if error is None else False if counts else None
             before = breaker.state
             breaker.ended(ticket, ok, time.monotonic() if failed else 0.0)
             if breaker.state != before:

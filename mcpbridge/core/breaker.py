@@ -19,13 +19,15 @@ UNCOUNTED = -1  # the ticket of a call whose end tells nothing
 
 class Rules(NamedTuple):
     """``failures`` in a row within ``forget`` seconds (0: however long) open it for ``open_for`` seconds; then at most
-    ``trials`` calls at once until ``successes`` of them close it."""
+    ``trials`` calls at once until ``successes`` of them close it. ``unsent``: whether a server that cannot be reached counts,
+    or only one that fails what it was sent."""
 
     failures: int = 5
     successes: int = 2
     open_for: float = 30.0
     trials: int = 1
     forget: float = 60.0
+    unsent: bool = True
 
 
 class Breaker:

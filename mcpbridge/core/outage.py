@@ -17,7 +17,7 @@ from time import monotonic
 from mcpbridge.core.backoff import Backoff, Reconnect
 from mcpbridge.core.exchange import Exchange, Handler
 from mcpbridge.core.pool import PATIENCE
-from mcpbridge.core.server import Server
+from mcpbridge.core.server import Backend, Server
 from mcpbridge.core.tasks import Spawn, share
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
@@ -26,6 +26,11 @@ from mcpbridge.wire.spec import retry_safe
 
 _log = log("gateway")
 _LOST = frozenset({"stream_closed", "backend_session_lost"})  # the connection ended under the call
+
+
+def _fails(backend: Backend) -> bool:
+    """Whether it can be reached, and is left alone all the same. One that is being tried again is worth a moment."""
+    return backend.state != "down" and backend.breaker is not None and backend.breaker.state == "open"
 
 
 class Outage:
@@ -66,7 +71,7 @@ class Outage:
     def _may_wait(self, x: Exchange, error: BridgeError) -> bool:
         if error.fault.blames != "backend" or not error.fault.retryable:
             return False
-        if error.reason == "breaker_open" and any(backend.state != "down" for backend in self._server.backends):
+        if error.reason == "breaker_open" and any(_fails(backend) for backend in self._server.backends):
             return False  # it is there and fails: its breaker says when it is tried again
         return not error.sent or (error.reason in _LOST and retry_safe(x.request.method))
 

@@ -103,6 +103,20 @@ async def test_a_gateway_that_is_there_but_keeps_failing_is_left_to_its_breaker_
         assert (refused.value.reason, outage.waiting, gateway.calls) == ("breaker_open", 0, 2)
 
 
+async def test_an_outage_is_no_matter_of_the_breaker_where_only_what_was_sent_counts() -> None:
+    gateway = Gateway()
+    rules = Rules(failures=1, open_for=WAIT * 10, unsent=False)
+    async with Bridge("router", MemoryStore(), Crossings(), start_timeout=WAIT, breaker=rules) as bridge:
+        server, outage, one = behind(bridge, gateway)
+        gateway.is_away = True
+        calls = [asyncio.ensure_future(one(exchange(call(id=n), server))) for n in range(5)]
+        await until(lambda: outage.waiting == 5)
+        breaker = server.backends[0].breaker
+        assert breaker is not None and breaker.state == "closed"
+        gateway.is_away = False
+        assert len(await asyncio.wait_for(asyncio.gather(*calls), WAIT)) == gateway.calls == 5
+
+
 async def test_a_breaker_that_an_outage_opened_lets_the_calls_through_when_the_gateway_is_back() -> None:
     gateway = Gateway()
     gateway.is_away = True
