@@ -76,7 +76,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("unit", pytest(f"{PLAIN} and not hypothesis", "-n", "2"), {"T1": 180, "T2": 180}),
     Stage("properties", pytest(f"{PLAIN} and hypothesis", "-n", "2", "--timeout=600"), {"T1": 60, "T2": 500}),
     Stage("fuzz", (PYTHON, "tests/fuzz/run.py", "--seconds", "{fuzz_seconds}"), {"T1": 100, "T2": 500}, tests=False),
-    Stage("slow", special("slow"), {"T1": 240, "T2": 240}),
+    Stage("slow", special("slow", "-n", "2", "--dist", "loadfile"), {"T1": 240, "T2": 240}),
     Stage("conformance", special("conformance", "-n", "2"), {"T1": 200, "T2": 550}, peers=True),
     Stage("interaction", special("interaction", "-n", "2"), {"T1": 90, "T2": 150}, peers=True),
     Stage("real", special("real", "-n", "2", "--dist", "worksteal"), {"T1": 500, "T2": 900}, peers=True),

@@ -19,7 +19,7 @@ class Count(NamedTuple):
 
 COUNTS = {
     "examples": Count(40, 300, 4000),  # Hypothesis examples per property
-    "fuzz_seconds": Count(0, 10, 40),  # per fuzz target
+    "fuzz_seconds": Count(0, 6, 40),  # per fuzz target
     "kill_cycles": Count(2, 10, 100),  # connect and kill a stdio child behind npx and sh wrappers
     "router_cycles": Count(4, 12, 1000),  # connect and kill a router whose children, behind wrappers, ignore SIGTERM
     "chaos_rounds": Count(1, 2, 12),  # each fault so often, on one replica after the other
