@@ -35,7 +35,7 @@ from mcpbridge.core.pool import Pool
 from mcpbridge.core.ports import Dial, Eras
 from mcpbridge.core.retries import Retries
 from mcpbridge.core.route import call_backend, open_link, route
-from mcpbridge.core.server import Backend, Isolation, Observe, Server
+from mcpbridge.core.server import Backend, Isolation, Knock, Observe, Server
 from mcpbridge.core.session import SessionStore
 from mcpbridge.core.state import RequestStates, continues
 from mcpbridge.core.task_ids import TaskSeals
@@ -54,7 +54,8 @@ IDLE_SHARED = 900.0  # seconds a shared conversation of a network server is kept
 
 class Way(NamedTuple):
     """How one endpoint of a server is reached. ``address`` is for people; ``is_child``: a conversation is a process of ours;
-    ``limit``: most conversations at once, where the way itself has room for few. ``source``: who found it."""
+    ``limit``: most conversations at once, where the way itself has room for few. ``source``: who found it. ``reuse`` False: a
+    conversation per modern call. ``knock`` raises BridgeError when the endpoint says, besides MCP, that it is not well."""
 
     protocol: str
     address: str
@@ -63,6 +64,8 @@ class Way(NamedTuple):
     limit: int | None = None
     weight: float = 1.0
     source: str = "static"
+    reuse: bool = True
+    knock: Knock | None = None
 
 
 class Bridge:
@@ -222,7 +225,9 @@ class Bridge:
             start_timeout=self._start_timeout,
             backoff=Backoff() if way.is_child else None,
             idle_timeout=idle_timeout or (0.0 if way.is_child else IDLE_SHARED),
+            reuse=way.reuse or way.is_child,
         )
+        backend.knock = way.knock
         backend.states = self.states
         backend.task_seals = self._task_seals
         backend.on_turn = self._turned

@@ -92,10 +92,16 @@ class Foresight:
         self._parameters = Parameters()
         self._meters: dict[Backend, Meter] = {}
         self._evaluated = 0
+        self._looked_at = clock()
         self._clock = clock
         self._checks = 0
         self._failed_checks = 0
         self._detections: deque[float] = deque(maxlen=MAX_KEPT)  # seconds
+
+    @property
+    def late(self) -> float:
+        """Seconds by which the scores should have been looked at again; 0 when nothing is foreseen."""
+        return max(0.0, self._clock() - self._looked_at - self.window) if self.enabled else 0.0
 
     def attempted(self, backend: Backend, seconds: float, failed: bool) -> None:
         """One call has ended. A failed one says nothing of how fast the endpoint answers."""
@@ -144,6 +150,7 @@ class Foresight:
 
     def tick(self, now: float) -> None:
         """A window has ended at ``now``, Unix seconds."""
+        self._looked_at = self._clock()
         backends = list(self._backends())
         for gone in self._meters.keys() - set(backends):
             del self._meters[gone]

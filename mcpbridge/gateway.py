@@ -141,7 +141,8 @@ class Gateway:
         )
         async with bridge:
             self._detection = self._detecting(bridge)
-            self._status.tells_balance = config.server.health_checks.cross_protocol_lb.enabled
+            row = config.server.health_checks.cross_protocol_lb
+            self._status.most_late = row.timeout if row.enabled else None
             balance = self._status.balance = Balance(
                 bridge.balancing, self._registry, bridge.servers.values, bridge.retries, bridge.events.append, self._changed
             )
@@ -271,6 +272,9 @@ class Gateway:
             max_response=config.backends.max_response_size,
             pool_size=pool.max_size,
             pool_least=pool.min_size,
+            reuse=config.connection.pooling_enabled,
+            content_types=config.backends.http.content_types,
+            health_path=config.backends.websocket.health_check_path,
             idle_timeout=pool.idle_timeout,
             max_lifetime=pool.max_lifetime,
             dial_timeout=pool.dial_timeout,

@@ -127,6 +127,7 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
             pool_size=near.max_size,
             pool_least=near.kept,
             pool_look=near.look,
+            reuse=config.connection.pooling_enabled,
             idle_timeout=near.max_idle_time,
             queue_time=patience,
             detector=detection.detector if detection.enabled else None,
@@ -137,6 +138,7 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
             pool_size=far.max_size,
             pool_least=far.kept,
             pool_look=far.look,
+            reuse=config.connection.pooling_enabled,
             idle_timeout=far.max_idle_time,
             dial_timeout=config.gateway.connection.timeout,
             queue_time=patience,
@@ -144,7 +146,7 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
             tls=lambda: gateway_tls(config),
         )
         status_of.pools = Pools(status_of.registry, (direct, gateway))
-        status_of.keeps_connections = near.enabled or far.enabled
+        status_of.keeps_connections = config.connection.pooling_enabled and (near.enabled or far.enabled)
         keeping = status_of.housekeeping = Housekeeping(
             lambda: bridge.in_flight, enabled=config.direct_clients.memory_optimization
         )

@@ -97,7 +97,7 @@ class Status:
         self._states: dict[str, str] = {}
         self.foresight: Foresight | None = None
         self.balance: Balance | None = None
-        self.tells_balance = True  # whether a balancer that must use sick backends makes the whole degraded
+        self.most_late: float | None = 10.0  # seconds until scores of health that were due are old; None: balance is not judged
         self.pools: Pools | None = None
         self.speed = Speed()
         self.keeps_connections = True
@@ -110,6 +110,14 @@ class Status:
             self.registry.inc("mcp_gateway_health_checks_total", protocol=backend.protocol, result=result)
         if self.foresight is not None:
             self.foresight.checked(backend, verdict)
+
+    def _unbalanced(self, panicking: tuple[str, ...]) -> tuple[str, ...]:
+        """Why work is not spread by what is known of the backends."""
+        if self.most_late is None:
+            return ()
+        reasons = tuple(f"{server}: too few healthy backends, so all are used" for server in panicking)
+        late = 0.0 if self.foresight is None else self.foresight.late
+        return (*reasons, f"scores of health are {late:.0f} s late") if late > self.most_late else reasons
 
     def ejected(self, backend: Backend) -> None:
         """A backend gets no new calls for a while (``core.outliers``)."""
@@ -202,8 +210,8 @@ class Status:
         protocols = tuple(self._protocol(name, frontends.get(name), looked.get(name), backends, now) for name in PROTOCOL_NAMES)
         is_heard = not frontends or any(f.listening and not (n in looked and looked[n].fault) for n, f in frontends.items())
         balanced = UNSET if self.balance is None else self.balance.snapshot(now)
-        panicking = () if balanced is UNSET or not self.tells_balance else balanced.panicking
-        status, reasons = _overall(bridge, protocols, backends, phase, is_heard, panicking)
+        unbalanced = () if balanced is UNSET else self._unbalanced(balanced.panicking)
+        status, reasons = _overall(bridge, protocols, backends, phase, is_heard, unbalanced)
         self._note_changes(bridge, backends)
         if self._role == "gateway":
             for protocol in protocols:
@@ -337,11 +345,11 @@ def _overall(
     backends: tuple[BackendStatus, ...],
     phase: Phase,
     is_heard: bool,
-    panicking: tuple[str, ...],
+    unbalanced: tuple[str, ...],
 ) -> tuple[State, tuple[str, ...]]:
     """Down when no enabled frontend listens, or backends exist and none is healthy (contract http.gateway.health)."""
     reasons = tuple(f"{p.name}: {p.reason}" for p in protocols if p.reason)
-    reasons += tuple(f"load-balancer: {server}: too few healthy backends, so all are used" for server in panicking)
+    reasons += tuple(f"load-balancer: {reason}" for reason in unbalanced)
     if phase != "serving":
         return phase, reasons
     counts = tally(backends)

@@ -9,7 +9,7 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -24,13 +24,15 @@ from mcpbridge.core.detect import Target
 from mcpbridge.core.exchange import Era
 from mcpbridge.core.pool import Pool
 from mcpbridge.core.ports import Dial, Inbox, Upstream
-from mcpbridge.core.server import Backend, Server
+from mcpbridge.core.server import Backend, Knock, Server
 from mcpbridge.detect.detector import Detector
 from mcpbridge.detect.dial import DetectedDial
 from mcpbridge.observe.log import log
 from mcpbridge.proxies import proxy_for
 from mcpbridge.secrets import resolve_endpoint
 from mcpbridge.transports.http.dial import dial as dial_http
+from mcpbridge.transports.http.upstream import CONTENT_TYPES
+from mcpbridge.transports.http1.health import ask_health
 from mcpbridge.transports.http1.pool import HttpPool
 from mcpbridge.transports.proxy import Route
 from mcpbridge.transports.sse.dial import COMEBACK, Comeback
@@ -96,6 +98,7 @@ class Reach:
         pool_size: int = 100,
         pool_least: int = 0,
         pool_look: float | None = None,
+        reuse: bool = True,
         idle_timeout: float = 30.0,
         max_lifetime: float = 300.0,
         dial_timeout: float = 10.0,
@@ -103,11 +106,15 @@ class Reach:
         queue_time: float | None = None,
         silence: float | None = None,
         sse: Comeback = COMEBACK,
+        content_types: Collection[str] = CONTENT_TYPES,
+        health_path: str = "",
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
         detector: Detector | None = None,
         fallback: str = "http",
     ) -> None:
-        """``pool_least``: HTTP connections kept to an address; ``pool_look``: seconds of silence until an idle one is asked.
+        """``pool_least``: HTTP connections kept to an address; ``pool_look``: seconds of silence until an idle one is asked;
+        ``reuse`` False: each call has a connection of its own. ``content_types``: of answers over HTTP. ``health_path``: what
+        a WebSocket server's port is asked before a check, "" for nothing.
         ``detector`` finds out what http addresses speak that name no protocol; ``fallback`` is spoken when it cannot."""
         self._bridge = bridge
         self._detector = detector
@@ -117,6 +124,9 @@ class Reach:
         self._pool_size = pool_size
         self._pool_least = pool_least
         self._pool_look = pool_look
+        self._reuse = reuse
+        self._content_types = content_types
+        self._health_path = health_path
         self._idle_timeout = idle_timeout
         self._max_lifetime = max_lifetime
         self._dial_timeout = dial_timeout
@@ -295,6 +305,8 @@ class Reach:
             is_child=bool(endpoint.command),
             limit=1 if is_pipe else None,
             weight=endpoint.weight,
+            reuse=self._reuse,
+            knock=self._knock(name, endpoint) if protocol == "websocket" and self._health_path else None,
         )
 
     def _dial(self, protocol: str, name: str, endpoint: EndpointSpec, pools: set[PoolKey]) -> Dial:
@@ -347,6 +359,7 @@ class Reach:
             endpoint.url,
             headers=lambda: _headers(resolve_endpoint(endpoint)),
             max_response=self._max_response,
+            content_types=self._content_types,
         )
 
     def _websocket(self, name: str, endpoint: EndpointSpec) -> Dial:
@@ -364,6 +377,18 @@ class Reach:
             timeout=self._timeout("websocket"),
             silence=self._silence,
         )
+
+    def _knock(self, name: str, endpoint: EndpointSpec) -> Knock:
+        """Ask the health path of a server whose protocol has none."""
+        url = rescheme(endpoint.url, "https", "http")
+
+        async def knock() -> None:
+            headers = _headers(resolve_endpoint(endpoint))
+            await ask_health(
+                name, url, self._health_path, headers, ssl=self._context_for(endpoint), proxy=proxy_for(url, os.environ)
+            )
+
+        return knock
 
     def _stream(self, pools: set[PoolKey], name: str, endpoint: EndpointSpec) -> Dial:
         url = rescheme(endpoint.url, "https", "http")
@@ -419,6 +444,7 @@ class Reach:
                 max_size=self._pool_size,
                 min_size=self._pool_least,
                 look=self._pool_look,
+                reuse=self._reuse,
                 idle_timeout=self._idle_timeout,
                 max_lifetime=self._max_lifetime,
                 dial_timeout=self._timeout("http"),

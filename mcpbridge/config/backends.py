@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from mcpbridge.config.kinds import BOOL, DURATION, TEXTS, choice, duration, integer, size
+from mcpbridge.config.kinds import BOOL, DURATION, TEXTS, choice, duration, integer, matching, size
 from mcpbridge.config.rows import Row, Section
+
+_TARGET = matching(r"(?:/[!-~]*)?", "a path such as /health, or nothing")
 
 
 class StdioBackends(Section, frozen=True, kw_only=True):
@@ -27,6 +29,10 @@ class WebSocketBackends(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_WEBSOCKET_BACKENDS",))] = True
     auto_discovery: Annotated[bool, Row(BOOL, "use those that discovery finds")] = True
+    health_check_path: Annotated[
+        str,
+        Row(_TARGET, "asked by GET on the same port before each check: 5xx or silence is a failed one, anything else is not"),
+    ] = "/health"
     timeout: Annotated[float, Row(duration(0.001), "connect and upgrade")] = 10.0
 
 
@@ -35,6 +41,10 @@ class HttpBackends(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, Row(BOOL, "use them", env=("MCP_GATEWAY_HTTP_BACKENDS",))] = True
     auto_discovery: Annotated[bool, Row(BOOL, "use those that discovery finds")] = True
+    content_types: Annotated[
+        tuple[str, ...],
+        Row(TEXTS, "what an answer may be besides text/event-stream; any other is the server's fault (error 1009)"),
+    ] = ("application/json", "application/x-ndjson")
     timeout: Annotated[
         float, Row(duration(0.001), "connect, TLS, send, and first byte of discover, initialize, ping and lists")
     ] = 30.0

@@ -37,6 +37,7 @@ from mcpbridge.config.kinds import (
     size,
 )
 from mcpbridge.config.memory import MemoryOptimization
+from mcpbridge.config.pooling import POOLING
 from mcpbridge.config.problems import Place, Problem, place_of
 from mcpbridge.config.protocols import PROTOCOLS
 from mcpbridge.config.rows import Row, Section
@@ -145,6 +146,7 @@ class Pool(Section, frozen=True, kw_only=True):
 class Connections(Section, frozen=True, kw_only=True):
     """Connections to servers."""
 
+    pooling_enabled: Annotated[bool, POOLING] = True
     pool: Pool = Pool()
 
 

@@ -61,6 +61,9 @@ class BalancerCheck(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, Row(BOOL, "a balancer that must use sick backends makes GET /health degraded")] = True
     endpoint: Annotated[str, Row(_PATH, "further path of the view /health/load-balancer")] = "/health/load-balancer"
+    timeout: Annotated[
+        float, Row(_LIMIT, "how far beyond a prediction_window the health that it works with may be, until it counts as old")
+    ] = 10.0
 
 
 class HealthChecks(Section, frozen=True, kw_only=True):

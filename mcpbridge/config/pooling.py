@@ -12,6 +12,11 @@ _IDLE = Row(
     "close idle ones; a bare number is milliseconds. Short on purpose: an idle one counts at the server's limit",
     key="max_idle_time_ms",
 )
+POOLING = Row(
+    BOOL,
+    "false: every call connects anew and hangs up; sessions of legacy clients and servers last as ever, so do child processes",
+    env=("MCP_CONNECTION_POOLING_ENABLED",),
+)
 _MOST = Row(COUNT, "connections for calls; more calls wait for one; a stream has one of its own")
 
 

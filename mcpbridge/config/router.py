@@ -30,7 +30,7 @@ from mcpbridge.config.kinds import (
     number,
 )
 from mcpbridge.config.memory import OPTIMIZES
-from mcpbridge.config.pooling import DirectPool, GatewayPool, PoolKeys
+from mcpbridge.config.pooling import POOLING, DirectPool, GatewayPool, PoolKeys
 from mcpbridge.config.problems import Place, Problem
 from mcpbridge.config.protocols import ADDRESS, ADDRESSES, LOCAL, PROTOCOLS
 from mcpbridge.config.rows import Row, Section
@@ -221,6 +221,12 @@ class RouterMetrics(Section, frozen=True, kw_only=True):
     ] = "localhost:9091"
 
 
+class RouterConnections(Section, frozen=True, kw_only=True):
+    """Connections to servers and to the gateway alike."""
+
+    pooling_enabled: Annotated[bool, POOLING] = True
+
+
 class RouterLogging(Logging, frozen=True, kw_only=True):
     """Log lines; stdout belongs to MCP."""
 
@@ -235,6 +241,7 @@ class RouterConfig(Section, frozen=True, kw_only=True):
     advanced: Advanced = Advanced()
     local: Local = Local()
     direct_clients: DirectClients = DirectClients()
+    connection: RouterConnections = RouterConnections()
     routing: RouterRouting = RouterRouting()
     logging: RouterLogging = RouterLogging()
     metrics: RouterMetrics = RouterMetrics()

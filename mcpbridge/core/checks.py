@@ -3,6 +3,7 @@
     live legacy conversation   MCP ``ping`` on it
     any other                  ``server/discover``: on the conversation modern calls share, else on a fresh one
     child that nobody uses     left alone once it was up: a check would start a process
+    its protocol has a health path   that is asked before
 
 A check never calls a tool. A server that does not answer while calls are running may be at work on them: that is no verdict.
 Those that are not ok are looked at sooner. Calls count as well: what they meet goes through the same thresholds.
@@ -91,6 +92,9 @@ class Checks:
         if session is None and backend.pool.is_child and backend.state == "ok" and not backend.speaks.get("modern"):
             return None
         try:
+            if backend.knock is not None and touch is None:
+                async with asyncio.timeout(limit):
+                    await backend.knock()
             if touch is not None:
                 async with asyncio.timeout(limit):
                     await touch(backend)

@@ -23,7 +23,8 @@ from mcpbridge.errors import BridgeError
 from mcpbridge.wire.message import Request
 
 if TYPE_CHECKING:
-    from mcpbridge.core.pool import BackendSession, Pool, SessionKey
+    from mcpbridge.core.conversation import BackendSession, SessionKey
+    from mcpbridge.core.pool import Pool
 
 
 class Asker(Inbox, Protocol):

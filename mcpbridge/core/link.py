@@ -22,8 +22,8 @@ from msgspec import Raw
 
 from mcpbridge.core.backoff import Backoff
 from mcpbridge.core.client_session import ClientSession
+from mcpbridge.core.conversation import BackendSession, Refused, SessionKey
 from mcpbridge.core.exchange import ANONYMOUS, QUESTION_WAIT, Exchange, NoReply, Reply
-from mcpbridge.core.pool import BackendSession, Refused, SessionKey
 from mcpbridge.core.ports import Upward
 from mcpbridge.core.server import Backend, Server
 from mcpbridge.core.task_ids import SealedTasks, is_task_news, without_list

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,6 +61,10 @@ Observe = Callable[["Backend", Exchange, float, BridgeError | asyncio.CancelledE
 """Told once per attempt: seconds it took and the error, if any; CancelledError when its client gave it up."""
 
 
+Knock = Callable[[], Awaitable[None]]
+"""Asks an endpoint how it is, besides MCP. Raises BridgeError when it is not well."""
+
+
 class Backend:
     """One live endpoint: how to reach it, which eras it speaks, how it is doing."""
 
@@ -104,6 +108,7 @@ class Backend:
         self.latency = PeakLatency()
         self.share = Share()
         self.fresh_at = time.monotonic()  # when it came or came back
+        self.knock: Knock | None = None
         self.score = 1.0  # 0.1 to 1: what is foretold of its health
         self.is_draining = False  # no new work, it goes
         self.version: str | None = None

@@ -15,9 +15,9 @@ from functools import partial
 from msgspec import Raw
 
 from mcpbridge.core.client_session import ClientSession
+from mcpbridge.core.conversation import BackendSession
 from mcpbridge.core.exchange import Exchange, NoReply, Reply
 from mcpbridge.core.link import LIST_CHANGED
-from mcpbridge.core.pool import BackendSession
 from mcpbridge.core.server import Backend
 from mcpbridge.core.state import ROUNDS
 from mcpbridge.era.questions import modern_capabilities

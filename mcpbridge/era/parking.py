@@ -26,8 +26,8 @@ from typing import Any
 
 from msgspec import Raw
 
+from mcpbridge.core.conversation import BackendSession, Refused
 from mcpbridge.core.exchange import ANONYMOUS, Exchange, Reply
-from mcpbridge.core.pool import BackendSession, Refused
 from mcpbridge.core.state import PARKED, RequestStates, unknown
 from mcpbridge.era.questions import (
     ASKED,

@@ -13,8 +13,8 @@ from typing import Any
 
 from msgspec import Raw
 
+from mcpbridge.core.conversation import BackendSession, Refused
 from mcpbridge.core.exchange import Exchange, NoReply
-from mcpbridge.core.pool import BackendSession, Refused
 from mcpbridge.core.state import ROUNDS, continues
 from mcpbridge.era.parking import Parking
 from mcpbridge.era.probe import is_modern_only

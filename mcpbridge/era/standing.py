@@ -11,8 +11,9 @@ import asyncio
 
 from msgspec import Raw
 
+from mcpbridge.core.conversation import BackendSession, Refused, SessionKey
 from mcpbridge.core.exchange import ANONYMOUS, Exchange, NoReply, Reply
-from mcpbridge.core.pool import BackendSession, Pool, Refused, SessionKey
+from mcpbridge.core.pool import Pool
 from mcpbridge.era.questions import ASKED, capability_digest, lacking, legacy_capabilities, refused
 from mcpbridge.era.translate import NEWEST_LEGACY, bridge_info, initialize_params
 from mcpbridge.errors import BridgeError

@@ -9,8 +9,9 @@ import pytest
 
 from mcpbridge.bridge import Bridge
 from mcpbridge.core import lease as module
+from mcpbridge.core.conversation import BackendSession, Refused, SessionKey
 from mcpbridge.core.exchange import Era
-from mcpbridge.core.pool import BackendSession, Pool, Refused, SessionKey
+from mcpbridge.core.pool import Pool
 from mcpbridge.errors import BridgeError
 from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.wire import message as m

@@ -9,8 +9,9 @@ import pytest
 
 from mcpbridge.bridge import Bridge
 from mcpbridge.core import pool as module
+from mcpbridge.core.conversation import MODERN_KEY, BackendSession, Refused, SessionKey
 from mcpbridge.core.exchange import Era, Reply
-from mcpbridge.core.pool import MODERN_KEY, BackendSession, Pool, Refused, SessionKey
+from mcpbridge.core.pool import Pool
 from mcpbridge.errors import BridgeError
 from mcpbridge.stores.memory import MemoryStore
 from mcpbridge.wire import message as m

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 
 from mcpbridge.core.exchange import QUESTION_WAIT, Era, NoReply, Reply
@@ -31,6 +31,9 @@ from mcpbridge.wire.sse import SseParser
 
 _log = log("http")
 _NO_REPLY = NoReply()
+_LINES = "application/x-ndjson"
+CONTENT_TYPES = ("application/json", _LINES)
+"""What an answer may be besides an event stream."""
 _ACCEPT = ("accept", "application/json, text/event-stream")
 _JSON = ("content-type", "application/json")
 RECONNECT = 1.0  # seconds before a lost GET stream is opened again, unless the server said `retry:`
@@ -63,6 +66,7 @@ class HttpUpstream:
         headers: Mapping[str, str] | None = None,
         params: ParamHeaders,
         max_response: int = 10_485_760,
+        content_types: Collection[str] = CONTENT_TYPES,
         name: str = "",
     ) -> None:
         self._pool = pool
@@ -73,6 +77,7 @@ class HttpUpstream:
         self._fixed = [_ACCEPT, _JSON, *((k.lower(), v) for k, v in (headers or {}).items())]
         self._params = params
         self._max_response = max_response
+        self._content_types = frozenset(content_types)
         self._name = name
         self._last_id = 0
         self._calls: dict[int, tuple[Request, Reply]] = {}
@@ -162,8 +167,12 @@ class HttpUpstream:
                 answer = await self._from_stream(response, sent.id, request, reply)
             else:
                 body = await response.read()
-                if body.lstrip(b" \t\r\n")[:1] == b"[" and self._era == "legacy" and response.status == 200:
-                    answer = await self._from_batch(body, sent.id, request, reply)
+                if response.status == 200 and kind not in self._content_types:
+                    raise BridgeError("bad_answer", f"content type {kind or 'missing'!r}", server=self._name)
+                if kind == _LINES and response.status == 200:
+                    answer = await self._from_many(body.splitlines(), sent.id, request, reply)
+                elif body.lstrip(b" \t\r\n")[:1] == b"[" and self._era == "legacy" and response.status == 200:
+                    answer = await self._from_many([body], sent.id, request, reply)
                 else:
                     answer = self._from_body(response, kind, body, sent.id)
         if request.method == "initialize" and answer.result is not None:
@@ -179,7 +188,7 @@ class HttpUpstream:
 
     def _from_body(self, response: HttpResponse, kind: str, body: bytes, upstream_id: RequestId) -> Response:
         status = response.status
-        if kind == "application/json" and body:
+        if kind in self._content_types and body:
             try:
                 parsed = parse(body, client=False)
             except BridgeError as error:
@@ -206,14 +215,17 @@ class HttpUpstream:
         detail = f"server {self._name!r} answered HTTP {status}{self._pool.through}"
         raise BridgeError("backend_error", detail, server=self._name, status=status)
 
-    async def _from_batch(self, body: bytes, upstream_id: RequestId, request: Request, reply: Reply) -> Response:
-        """The answer in an array (2025-03-26), and everything before it in its order."""
-        try:
-            batch = parse(body, client=False)
-        except BridgeError as error:
-            raise BridgeError("bad_answer", str(error), server=self._name) from error
+    async def _from_many(self, parts: Sequence[bytes], upstream_id: RequestId, request: Request, reply: Reply) -> Response:
+        """The answer in an array (2025-03-26) or among lines of JSON, and everything before it in its order."""
+        batch: list[Message] = []
+        for part in parts:
+            try:
+                found = parse(part, client=False) if part.strip() else []
+            except BridgeError as error:
+                raise BridgeError("bad_answer", str(error), server=self._name) from error
+            batch += found if isinstance(found, list) else [found]
         answer: Response | None = None
-        for message in batch if isinstance(batch, list) else [batch]:
+        for message in batch:
             if not isinstance(message, Response):
                 await self._related(message, request, reply)
             elif message.id == upstream_id and answer is None:

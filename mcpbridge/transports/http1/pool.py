@@ -89,13 +89,15 @@ class HttpPool:
         dial_timeout: float = 10,
         queue_time: float | None = None,
         look: float | None = None,
+        reuse: bool = True,
     ) -> None:
         """Times in seconds. Without ``ssl`` an https origin is verified against the system's authorities.
 
         ``min_size``: connections that are kept, and opened ahead, once ``keep`` was called (those past ``max_lifetime`` are
         replaced; a call that must not run twice still opens a fresh one rather than take one that was idle for long).
         ``look``: silence after which an idle connection is asked whether it lives, once ``keep`` was called; None: never.
-        ``queue_time``: how long a request waits for a connection of a full pool, QUEUE_TIME unless given.
+        ``queue_time``: how long a request waits for a connection of a full pool, QUEUE_TIME unless given. ``reuse`` False:
+        every request has a connection of its own, which is closed after it.
         Raises ValueError for a URL that is not http(s) or has no host.
         """
         parts = urlsplit(url)
@@ -118,7 +120,8 @@ class HttpPool:
             if proxy.authorization:
                 self._host_line += f"proxy-authorization: {proxy.authorization}\r\n".encode("ascii")
         self.max_size = max_size
-        self.min_size = min(min_size, max_size)
+        self.min_size = min(min_size, max_size) if reuse else 0
+        self._reuse = reuse
         self._idle_timeout = idle_timeout
         self._max_lifetime = max_lifetime
         self._dial_timeout = dial_timeout
@@ -419,7 +422,7 @@ class HttpPool:
     def _freed(self, connection: ClientConnection, reusable: bool) -> None:
         self._busy.discard(connection)
         self._apart.discard(connection)
-        if reusable and not self._is_closed and self._counted() < self.max_size:
+        if reusable and self._reuse and not self._is_closed and self._counted() < self.max_size:
             connection.idle_since = connection.used_at = monotonic()
             self._idle.append(connection)
             self._look_later()
