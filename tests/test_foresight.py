@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from mcpbridge.admin.views import body, redacted, views
+from mcpbridge.balancing import Balance
 from mcpbridge.bridge import Bridge
 from mcpbridge.config.gateway import GatewayConfig
 from mcpbridge.core.server import Backend
@@ -41,9 +42,9 @@ class World:
         self.status = Status(self.registry)
         backends: Callable[[], list[Backend]] = lambda: self.server.backends  # noqa: E731
         clock: Callable[[], float] = lambda: self.now  # noqa: E731
+        self.now = 1_000_000.0
         self.foresight = Foresight(self.registry, backends, bridge.events.append, enabled=enabled, clock=clock)
         self.status.foresight = self.foresight
-        self.now = 1_000_000.0
 
     def windows(self, count: int, seconds: float = 0.01, error: BridgeError | None = None) -> None:
         """So many windows of 20 calls each."""
@@ -258,3 +259,23 @@ def test_a_gateway_foresees_as_it_was_told_and_says_so_on_both_ports(tmp_path, e
             assert (model["enabled"], model["window_ms"], model["trained"]) == (enabled, 2000.0, False)
             assert get("anomalies") == {"open": 0, "anomalies": []}
             assert get("prediction-accuracy")["horizon_sec"] == 240.0, "120 windows"
+
+
+@pytest.mark.requirement("config.gateway.server.health_checks.cross_protocol_lb.timeout")
+@pytest.mark.parametrize(
+    ("most", "seconds", "is_told"), [(10.0, 14.0, False), (10.0, 16.0, True), (30.0, 16.0, False), (None, 1e6, False)]
+)
+async def test_scores_that_nobody_looked_at_for_too_long_are_told(world, most, seconds, is_told):
+    world.windows(1)
+    world.status.balance = Balance(
+        world.bridge.balancing,
+        world.registry,
+        world.bridge.servers.values,
+        world.bridge.retries,
+        world.bridge.events.append,
+        lambda: None,
+    )
+    world.status.most_late = most
+    world.now += seconds  # the next look was due after 5
+    told = [reason for reason in world.snapshot().reasons if reason.startswith("load-balancer: scores of health are ")]
+    assert bool(told) is is_told

@@ -14,7 +14,7 @@ from mcpbridge.transports.http1.server import HttpRequest, Responder
 from mcpbridge.wire.envelope import parse
 from mcpbridge.wire.message import Notification
 from tests.support.scripted import HELLO
-from tests.transports.http.test_streamable import JSON, event, in_front_of, modern_server, result, world
+from tests.transports.http.test_streamable import JSON, META, VERSION, event, in_front_of, modern_server, result, world
 
 STREAM = [("content-type", "text/event-stream")]
 
@@ -185,3 +185,36 @@ async def test_of_calls_that_meet_the_end_of_a_session_together_every_one_is_sen
         calls = [client.post({"id": id, "method": "tools/call", "params": {"name": "t"}}) for id in (1, 2, 3)]
         answers = await asyncio.wait_for(asyncio.gather(*calls), 5)
     assert [body.get("result") for _, _, body in answers] == [{"ok": True}] * 3
+
+
+async def test_lines_of_json_are_an_answer_and_what_came_before_it() -> None:
+    async def serve(_request: HttpRequest, responder: Responder, message: Any) -> None:
+        if message["method"] != "tools/call":
+            await modern_server(_request, responder, message)
+            return
+        token = message["params"]["_meta"]["progressToken"]
+        params = {"progressToken": token, "progress": 1}
+        news = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+        answer = {"jsonrpc": "2.0", "id": message["id"], "result": {"resultType": "complete", "content": []}}
+        body = b"\n".join(json.dumps(one).encode() for one in (news, answer)) + b"\n\n"
+        await responder.respond(200, [("content-type", "application/x-ndjson; charset=utf-8")], body)
+
+    async with world(serve) as client:
+        params = {"name": "t", "_meta": {**META, "progressToken": "mine"}}
+        headers = {"mcp_protocol_version": VERSION, "mcp_method": "tools/call", "mcp_name": "t"}
+        _, _, said = await client.post({"id": 1, "method": "tools/call", "params": params}, **headers)
+    assert [message.get("params", {}).get("progressToken") for message in said] == ["mine", None]
+    assert said[-1]["result"]["content"] == []
+
+
+@pytest.mark.parametrize("body", [b"", b"\n\n", b"{}\n", b'{"jsonrpc":"2.0","id":99999,"result":{}}\n', b"no json\n"])
+async def test_lines_without_the_answer_are_the_servers_fault(body: bytes) -> None:
+    async def serve(_request: HttpRequest, responder: Responder, message: Any) -> None:
+        if message["method"] != "tools/call":
+            await modern_server(_request, responder, message)
+            return
+        await responder.respond(200, [("content-type", "application/x-ndjson")], body)
+
+    async with world(serve) as client:
+        _, _, said = await client.modern(1, "tools/call", {"name": "t"})
+    assert said["error"]["data"]["reason"] == "bad_answer"
