@@ -43,7 +43,7 @@ class HttpBackends(Section, frozen=True, kw_only=True):
     auto_discovery: Annotated[bool, Row(BOOL, "use those that discovery finds")] = True
     content_types: Annotated[
         tuple[str, ...],
-        Row(TEXTS, "what an answer may be besides text/event-stream; any other is the server's fault (error 1009)"),
+        Row(TEXTS, "what an answer may be besides text/event-stream; any other is the server's fault (error 1019)"),
     ] = ("application/json", "application/x-ndjson")
     timeout: Annotated[
         float, Row(duration(0.001), "connect, TLS, send, and first byte of discover, initialize, ping and lists")
