@@ -22,7 +22,7 @@ from mcpbridge.core.outage import Outage
 from mcpbridge.core.server import Server
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
-from mcpbridge.wiring import client_tls
+from mcpbridge.transports.tls import client_tls
 
 _log = log("router")
 GATEWAY_TCP_PORT = 8444  # of a gateway whose address of frames is not named

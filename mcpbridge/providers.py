@@ -23,7 +23,8 @@ from mcpbridge.discovery.consul import Consul
 from mcpbridge.discovery.kubernetes import Kubernetes
 from mcpbridge.discovery.sockets import Sockets
 from mcpbridge.observe.log import log
-from mcpbridge.wiring import Changes, client_tls
+from mcpbridge.transports.tls import client_tls
+from mcpbridge.wiring import Changes
 
 T = TypeVar("T")
 _log = log("discovery")

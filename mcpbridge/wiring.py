@@ -5,6 +5,7 @@ Source: architecture section 1 (one engine, two wirings); contract sections 1.1 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import ssl
@@ -29,7 +30,7 @@ from mcpbridge.detect.detector import Detector
 from mcpbridge.detect.dial import DetectedDial
 from mcpbridge.observe.log import log
 from mcpbridge.proxies import proxy_for
-from mcpbridge.secrets import resolve_endpoint
+from mcpbridge.secrets import has_secrets, resolve_endpoint
 from mcpbridge.transports.http.dial import dial as dial_http
 from mcpbridge.transports.http.upstream import CONTENT_TYPES
 from mcpbridge.transports.http1.health import ask_health
@@ -41,6 +42,7 @@ from mcpbridge.transports.stdio.dial import dial as dial_stdio
 from mcpbridge.transports.stdio.pipe import dial as dial_pipe
 from mcpbridge.transports.stdio.socket import dial as dial_socket
 from mcpbridge.transports.tcp_binary.dial import dial as dial_tcp
+from mcpbridge.transports.tls import client_tls
 
 _log = log("bridge")
 _RULES = ("isolation", "max_children", "idle_timeout")  # of a server: with another one it is a new server
@@ -319,13 +321,14 @@ class Reach:
             "sse": partial(self._stream, pools),
         }
         dial = dials[protocol]
-        if "${secret:" not in endpoint.url:
+        if not has_secrets(endpoint):
             return dial(name, endpoint)
+        usual = dial(name, endpoint) if "${secret:" not in endpoint.url else None
 
         async def late(era: Era, inbox: Inbox) -> Upstream:
-            """An address with a secret in it is known when the server is reached."""
-            known = msgspec.structs.replace(endpoint, url=resolve_endpoint(endpoint).url)
-            return await dial(name, known)(era, inbox)
+            """A keychain may wait for its owner, so a thread asks it first; an address with a secret in it is known then."""
+            known = msgspec.structs.replace(endpoint, url=(await asyncio.to_thread(resolve_endpoint, endpoint)).url)
+            return await (usual or dial(name, known))(era, inbox)
 
         return late
 
@@ -452,21 +455,6 @@ class Reach:
             )
             self.pools[origin, context].keep(self._bridge.spawn)
         return self.pools[origin, context]
-
-
-def client_tls(
-    *, ca_file: str = "", cert_file: str = "", key_file: str = "", verify: str = "true", min_version: str = "1.2"
-) -> ssl.SSLContext:
-    """TLS towards a server, by the keys of the configuration: the system's authorities unless ``ca_file`` is given, and a
-    certificate of ours where the server wants one. Raises OSError (ssl.SSLError) for files that cannot be used."""
-    context = ssl.create_default_context(cafile=os.path.expanduser(ca_file) or None)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3 if min_version == "1.3" else ssl.TLSVersion.TLSv1_2
-    if cert_file:
-        context.load_cert_chain(os.path.expanduser(cert_file), os.path.expanduser(key_file) or None)
-    if verify == "false":
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def through_proxy(target: Target) -> Callable[[], Coroutine[Any, Any, socket.socket]] | None:

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 STDLIB = sys.stdlib_module_names
 
-CELLAR = ("config", "observe", "errors", "secrets", "seal", "outbound", "proxies", "descriptors")
+CELLAR = ("config", "observe", "errors", "secrets", "private_files", "seal", "outbound", "proxies", "descriptors")
 ROOMS = ("transports", "detect", "era", "policies", "discovery", "stores", "credentials", "clients", "checks", "demo")
 WIRINGS = ("router", "gateway", "workers")
 ATTIC = (

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from mcpbridge.clients.document import MAX_BYTES, too_large
 from mcpbridge.clients.faults import EX_CANTCREAT, EX_IOERR, EX_NOINPUT, EX_TEMPFAIL, ClientFileError
 from mcpbridge.config.problems import Place
+from mcpbridge.private_files import sync_directory
 
 READ, WRITE, BUSY = "MCPB-CFG-READ", "MCPB-CFG-WRITE", "MCPB-CFG-BUSY"
 NEW_FILE_MODE = 0o600  # people put tokens into these files
@@ -137,41 +138,6 @@ def remove_directories(paths: list[str]) -> None:
     for path in reversed(paths):
         with suppress(OSError):
             os.rmdir(path)
-
-
-def write_private(path: str, data: bytes, *, exclusive: bool = False) -> None:
-    """A file of our own, 0600, whole or not at all. Raises OSError, FileExistsError when ``exclusive`` and it is there."""
-    if exclusive:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, NEW_FILE_MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        return
-    descriptor, temporary = tempfile.mkstemp(prefix=".mcpbridge-", dir=os.path.dirname(path))
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-    sync_directory(os.path.dirname(path))
-
-
-def sync_directory(path: str) -> None:
-    """Make a rename last; where directories cannot be synced the file system does it."""
-    if os.name != "posix":
-        return
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def io_error(path: str, error: OSError) -> ClientFileError:

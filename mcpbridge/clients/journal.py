@@ -22,6 +22,7 @@ from mcpbridge.clients.document import MAX_BYTES
 from mcpbridge.clients.faults import EX_TEMPFAIL, ClientFileError
 from mcpbridge.clients.table import Layout
 from mcpbridge.config.problems import Place
+from mcpbridge.private_files import try_lock, write_private
 
 KEPT: Final = 5
 """So many backups of one file are kept; an older change can no longer be undone."""
@@ -76,7 +77,7 @@ class Journal:
     def save(self, records: Sequence[Record]) -> None:
         """Replace all records. Raises ClientFileError."""
         try:
-            disk.write_private(self.path, msgspec.json.format(msgspec.json.encode(_File(records=list(records)))))
+            write_private(self.path, msgspec.json.format(msgspec.json.encode(_File(records=list(records)))))
         except OSError as error:
             raise disk.io_error(self.path, error) from None
 
@@ -105,27 +106,12 @@ class Journal:
 
     def _wait(self, descriptor: int) -> None:
         ends = time.monotonic() + _LOCK_WAIT
-        while not _try_lock(descriptor):
+        while not try_lock(descriptor):
             if time.monotonic() >= ends:
                 raise ClientFileError(
                     STATE, Place(self.path), "another mcpbridge changes client files now", "try again", EX_TEMPFAIL
                 )
             time.sleep(_LOCK_STEP)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def journal_of(layout: Layout) -> Journal:
@@ -149,7 +135,7 @@ def back_up(state: disk.FileState, stamp: float) -> str | None:
     for number in range(100):
         path = name if number == 0 else f"{name}-{number}"
         try:
-            disk.write_private(path, state.data, exclusive=True)
+            write_private(path, state.data, exclusive=True)
             if state.owner is not None and os.name == "posix" and state.owner != (os.geteuid(), os.getegid()):
                 os.chown(path, *state.owner)
         except FileExistsError:

@@ -17,27 +17,29 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mcpbridge.config.sections import EndpointSpec
-from mcpbridge.errors import BridgeError
 from mcpbridge.observe.redact import conceal
+from mcpbridge.secrets.faults import SecretError
 
 if TYPE_CHECKING:
     from mcpbridge.config.router import GatewayAuth
 
-SERVICE: Final = "mcpbridge"
-"""Under this service name tokens lie in the keychain."""
+__all__ = [
+    "MAX_TOKEN_CHARS",
+    "SecretError",
+    "check_token",
+    "fill",
+    "gateway_token",
+    "has_secrets",
+    "lookup",
+    "read_file",
+    "read_stored",
+    "resolve_endpoint",
+]
 
 MAX_TOKEN_CHARS: Final = 4096
 _MAX_FILE_BYTES = 65_536
-_MOUNTED = "/run/secrets"  # where Docker and Kubernetes mount them
+_MOUNTED = ("/var/run/secrets/mcpbridge", "/run/secrets")  # where Kubernetes and Docker mount them
 _REFERENCE = re.compile(r"\$\{secret:([A-Za-z0-9_-][A-Za-z0-9._-]{0,127})\}")
-
-
-class SecretError(BridgeError):
-    """A secret that is not there or must not be used. The text names it, the cause and the next step; never a value."""
-
-    def __init__(self, name: str, cause: str, next_step: str) -> None:
-        self.next_step = next_step
-        super().__init__("secret_unavailable", f"{name}: {cause}; {next_step}", sent=False)
 
 
 def gateway_token(auth: GatewayAuth, env: Mapping[str, str] | None = None) -> str | None:
@@ -49,7 +51,7 @@ def gateway_token(auth: GatewayAuth, env: Mapping[str, str] | None = None) -> st
     if env.get("MCP_AUTH_TOKEN"):
         return check_token(env["MCP_AUTH_TOKEN"], "MCP_AUTH_TOKEN")
     if auth.token_secure_key:
-        return check_token(read_keychain(auth.token_secure_key), f"keychain item {auth.token_secure_key}")
+        return check_token(read_stored(auth.token_secure_key), f"secret {auth.token_secure_key}")
     if auth.token_env:
         return check_token(_from_variable(auth.token_env, env), f"variable {auth.token_env}")
     if auth.token_file:
@@ -78,21 +80,31 @@ def resolve_endpoint(endpoint: EndpointSpec, env: Mapping[str, str] | None = Non
     )
 
 
+def has_secrets(endpoint: EndpointSpec) -> bool:
+    """Whether there is a ``${secret:NAME}`` in it."""
+    texts = (endpoint.url, *endpoint.args, *endpoint.env.values(), *endpoint.headers.values())
+    return any("${secret:" in text for text in texts)
+
+
 def fill(text: str, env: Mapping[str, str]) -> str:
     """The text with every ``${secret:NAME}`` replaced. Raises SecretError."""
     return _REFERENCE.sub(lambda match: lookup(match[1], env), text) if "${secret:" in text else text
 
 
 def lookup(name: str, env: Mapping[str, str]) -> str:
-    """One secret by name: variable ``MCPBRIDGE_SECRET_<NAME>``, file ``/run/secrets/<name>``, keychain. Raises SecretError."""
+    """One secret by name. Raises SecretError.
+
+    Variable ``MCPBRIDGE_SECRET_<NAME>``; the file that ``MCPBRIDGE_SECRET_<NAME>_FILE`` names; the files that systemd, Docker
+    and Kubernetes mount; the keychain; the file of this user's secrets.
+    """
     variable = "MCPBRIDGE_SECRET_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
-    path = os.path.join(_MOUNTED, name)
-    if env.get(variable):
-        value = env[variable]
-    elif os.path.isfile(path):
-        value = _content(path, name)
-    else:
-        value = read_keychain(name, f"set {variable}, mount {path}")
+    said, named = env.get(variable, ""), env.get(f"{variable}_FILE", "")
+    if said and named:
+        raise SecretError(name, f"both {variable} and {variable}_FILE are set", "set one of them")
+    folders = [env["CREDENTIALS_DIRECTORY"]] if env.get("CREDENTIALS_DIRECTORY") else []
+    paths = [os.path.join(folder, name) for folder in (*folders, *_MOUNTED)]
+    path = named or next((path for path in paths if os.path.isfile(path)), "")
+    value = said or (_content(path, name) if path else read_stored(name, f"set {variable}, mount {paths[-1]}"))
     conceal(value)
     return value
 
@@ -126,25 +138,15 @@ def read_file(path: str) -> str:
     return _content(path, path).split("\n")[0].rstrip("\r")
 
 
-def read_keychain(name: str, alternatives: str = "use token_env or token_file") -> str:
-    """A secret of the platform's keychain. Imports keyring, which takes 100 ms and more. Raises SecretError."""
-    try:
-        import keyring
-        from keyring.errors import KeyringError, NoKeyringError
-    except ImportError:
-        raise SecretError(name, "this installation has no keychain support", f"install keyring, or {alternatives}") from None
-    try:
-        value = keyring.get_password(SERVICE, name)
-    except NoKeyringError:
-        raise SecretError(name, "this machine has no keychain", alternatives) from None
-    except KeyringError as error:
-        raise SecretError(name, f"the keychain refused: {type(error).__name__}", f"unlock it, or {alternatives}") from None
-    except Exception as error:
-        raise SecretError(name, f"the keychain failed: {type(error).__name__}", alternatives) from error
-    if not value:
-        raise SecretError(name, "is not in the keychain", f"store it there (service {SERVICE}), or {alternatives}")
-    conceal(value)
-    return value
+def read_stored(name: str, alternatives: str = "use token_env or token_file") -> str:
+    """A secret of the keychain, or of the file where this user's secrets are. Raises SecretError."""
+    from mcpbridge.secrets.stores import find
+
+    found = find(name)
+    if found is None:
+        raise SecretError(name, "is not stored here", f"mcpbridge token set --name {name}, or {alternatives}")
+    conceal(found[1])
+    return found[1]
 
 
 def _from_variable(name: str, env: Mapping[str, str]) -> str:
