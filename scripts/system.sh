@@ -11,6 +11,8 @@ command -v tinyproxy >/dev/null || missing+=(tinyproxy)
 command -v nginx >/dev/null || missing+=(nginx-light)
 command -v haproxy >/dev/null || missing+=(haproxy)
 command -v kubectl >/dev/null || missing+=(kubernetes-client)
+command -v gnome-keyring-daemon >/dev/null || missing+=(gnome-keyring)
+command -v dbus-run-session >/dev/null || missing+=(dbus)
 # What install.sh is tested with.
 for shell in dash busybox zsh fish curl; do
   command -v "$shell" >/dev/null || missing+=("$shell")

@@ -4,47 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from keyring.errors import InitError, KeyringLocked, NoKeyringError
 
 from mcpbridge import secrets
 from mcpbridge.config.router import GatewayAuth
 from mcpbridge.config.sections import EndpointSpec
 from mcpbridge.errors import BridgeError, to_wire
 from mcpbridge.observe.redact import redact
-from mcpbridge.secrets import SecretError, gateway_token, resolve_endpoint
-
-
-class Keychain(ModuleType):
-    """Stands for the package ``keyring``."""
-
-    def __init__(self, items: dict[str, str] | None = None, error: Exception | None = None) -> None:
-        super().__init__("keyring")
-        self.items = items or {}
-        self.error = error
-        self.asked: list[tuple[str, str]] = []
-
-    def get_password(self, service: str, name: str) -> str | None:
-        self.asked.append((service, name))
-        if self.error is not None:
-            raise self.error
-        return self.items.get(name)
+from mcpbridge.secrets import SecretError, gateway_token, read_stored, resolve_endpoint
+from tests.support.keychains import MemoryKeychain, as_keyring
 
 
 @pytest.fixture
-def keychain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Keychain:
-    errors = ModuleType("keyring.errors")
-    errors.KeyringError = type("KeyringError", (Exception,), {})  # type: ignore[attr-defined]
-    errors.NoKeyringError = type("NoKeyringError", (errors.KeyringError,), {})  # type: ignore[attr-defined]
-    stand_in = Keychain({"item": "from-the-keychain"})
-    stand_in.errors = errors  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "keyring", stand_in)
-    monkeypatch.setitem(sys.modules, "keyring.errors", errors)
-    monkeypatch.setattr(secrets, "_MOUNTED", str(tmp_path / "run"))
+def keychain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MemoryKeychain]:
     (tmp_path / "run").mkdir()
-    return stand_in
+    monkeypatch.setattr(secrets, "_MOUNTED", (str(tmp_path / "run"),))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    stand_in = MemoryKeychain({"item": "from-the-keychain"})
+    with as_keyring(stand_in):
+        yield stand_in
 
 
 def secret_file(tmp_path: Path, text: str, mode: int = 0o600) -> str:
@@ -55,23 +37,23 @@ def secret_file(tmp_path: Path, text: str, mode: int = 0o600) -> str:
 
 
 @pytest.mark.requirement("config.router.gateway.auth.token_env", "env.MCP_AUTH_TOKEN")
-def test_the_order_is_variable_keychain_named_variable_file(keychain: Keychain, tmp_path: Path) -> None:
+def test_the_order_is_variable_keychain_named_variable_file(keychain: MemoryKeychain, tmp_path: Path) -> None:
     path = secret_file(tmp_path, "Bearer from-the-file\nsecond line\n")
     auth = GatewayAuth(token_secure_key="item", token_env="MINE", token_file=path)
     env = {"MCP_AUTH_TOKEN": " from-mcp-auth-token\n", "MINE": "from-mine"}
     assert gateway_token(auth, env) == "from-mcp-auth-token"
     assert gateway_token(auth, {"MINE": "from-mine"}) == "from-the-keychain"
-    assert keychain.asked == [("mcpbridge", "item")]
+    assert keychain.asked == ["item"]
     assert gateway_token(GatewayAuth(token_env="MINE", token_file=path), env | {"MCP_AUTH_TOKEN": ""}) == "from-mine"
     assert gateway_token(GatewayAuth(token_file=path), {}) == "from-the-file"
     assert gateway_token(GatewayAuth(), {}) is None
 
 
-def test_a_configured_source_without_a_token_is_an_error_not_the_next_source(keychain: Keychain, tmp_path: Path) -> None:
+def test_a_configured_source_without_a_token_is_an_error_not_the_next_source(keychain: MemoryKeychain, tmp_path: Path) -> None:
     path = secret_file(tmp_path, "from-the-file")
     with pytest.raises(SecretError, match="variable MINE: is not set or empty; set it"):
         gateway_token(GatewayAuth(token_env="MINE", token_file=path), {})
-    with pytest.raises(SecretError, match=r"other: is not in the keychain; store it there .*token_env or token_file"):
+    with pytest.raises(SecretError, match=r"other: is not stored here; mcpbridge token set .*token_env or token_file"):
         gateway_token(GatewayAuth(token_secure_key="other", token_file=path), {})
 
 
@@ -99,7 +81,7 @@ def test_a_missing_or_strange_token_file_is_named(tmp_path: Path) -> None:
             gateway_token(GatewayAuth(token_file=path), {})
 
 
-def test_references_in_an_endpoint_are_filled_in_from_variable_file_and_keychain(keychain: Keychain, tmp_path: Path) -> None:
+def test_references_are_filled_in_from_variable_file_and_keychain(keychain: MemoryKeychain, tmp_path: Path) -> None:
     (tmp_path / "run/two").write_text("line 1\nline 2\n")
     endpoint = EndpointSpec(
         url="https://x.example/?k=${secret:one}",
@@ -115,7 +97,7 @@ def test_references_in_an_endpoint_are_filled_in_from_variable_file_and_keychain
     assert "${secret:one}" in endpoint.url, "the configuration itself keeps the reference"
 
 
-def test_what_was_resolved_is_never_logged_again(keychain: Keychain) -> None:
+def test_what_was_resolved_is_never_logged_again(keychain: MemoryKeychain) -> None:
     resolve_endpoint(EndpointSpec(command="x", args=("${secret:rare}",)), {"MCPBRIDGE_SECRET_RARE": "some unsuspicious words"})
     assert redact("said: some unsuspicious words") == "said: ***"
 
@@ -128,27 +110,47 @@ def test_a_token_variable_becomes_the_one_authorization_header() -> None:
         resolve_endpoint(endpoint, {})
 
 
-def test_a_secret_that_is_nowhere_names_every_place_it_could_be(keychain: Keychain, tmp_path: Path) -> None:
+def test_a_secret_that_is_nowhere_names_every_place_it_could_be(keychain: MemoryKeychain, tmp_path: Path) -> None:
     with pytest.raises(SecretError) as caught:
         resolve_endpoint(EndpointSpec(command="x", args=("${secret:my.key}",)), {})
-    for place in ("my.key", "keychain", "MCPBRIDGE_SECRET_MY_KEY", str(tmp_path / "run/my.key")):
+    for place in ("my.key", "mcpbridge token set", "MCPBRIDGE_SECRET_MY_KEY", str(tmp_path / "run/my.key")):
         assert place in str(caught.value)
     error: BridgeError = caught.value
     assert not error.sent
     assert to_wire(error)["data"]["reason"] == "secret_unavailable"
 
 
-def test_a_keychain_that_fails_says_what_else_is_possible(keychain: Keychain, monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = sys.modules["keyring.errors"]
-    for error, cause in (
-        (errors.NoKeyringError(), "this machine has no keychain"),
-        (errors.KeyringError("locked"), "the keychain refused: KeyringError; unlock it"),
-        (OSError("dbus"), "the keychain failed: OSError"),
+def test_a_keychain_that_fails_says_what_else_is_possible(keychain: MemoryKeychain, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error, cause, code in (
+        (KeyringLocked("locked"), "the keychain is locked .KeyringLocked.; unlock it", "MCPB-KEY-LOCKED"),
+        (InitError("dismissed"), "the keychain is locked .InitError.; unlock it", "MCPB-KEY-LOCKED"),
+        (OSError("dbus"), "the keychain failed .OSError.", "MCPB-KEY-UNREADABLE"),
     ):
         keychain.error = error
         with pytest.raises(SecretError, match=cause) as caught:
-            secrets.read_keychain("item")
-        assert "token_env or token_file" in str(caught.value)
-    monkeypatch.setitem(sys.modules, "keyring", None)
-    with pytest.raises(SecretError, match="no keychain support"):
-        secrets.read_keychain("item")
+            read_stored("item")
+        assert "token_env or token_file" in str(caught.value) and caught.value.code == code
+        assert to_wire(caught.value)["data"]["code"] == code
+    for missing in (NoKeyringError(), None):
+        keychain.error = missing
+        if missing is None:
+            monkeypatch.setitem(sys.modules, "keyring", None)
+        with pytest.raises(SecretError, match="item: is not stored here; mcpbridge token set"):
+            read_stored("item")
+
+
+def test_mounted_files_and_a_named_one_come_before_the_keychain(keychain: MemoryKeychain, tmp_path: Path) -> None:
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "item").write_text("from-systemd\n")
+    (tmp_path / "run/item").write_text("from-docker")
+    named = secret_file(tmp_path, "from-a-named-file")
+    endpoint = EndpointSpec(command="x", args=("${secret:item}",))
+    assert resolve_endpoint(endpoint, {}).args == ("from-docker",)
+    env = {"CREDENTIALS_DIRECTORY": str(folder)}
+    assert resolve_endpoint(endpoint, env).args == ("from-systemd",)
+    env["MCPBRIDGE_SECRET_ITEM_FILE"] = named
+    assert resolve_endpoint(endpoint, env).args == ("from-a-named-file",)
+    env["MCPBRIDGE_SECRET_ITEM"] = "from-a-variable"
+    with pytest.raises(SecretError, match="both MCPBRIDGE_SECRET_ITEM and MCPBRIDGE_SECRET_ITEM_FILE"):
+        resolve_endpoint(endpoint, env)

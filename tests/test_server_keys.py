@@ -40,6 +40,7 @@ class Plain(ThreadingHTTPServer):
 
     def __init__(self, kind: str) -> None:
         self.connections = 0
+        self.authorization: str | None = None
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -50,6 +51,7 @@ class Plain(ThreadingHTTPServer):
                 outer.connections += 1
 
             def do_POST(self) -> None:
+                outer.authorization = self.headers["authorization"]
                 message = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 body = json.dumps(answer_to(message)).encode()
                 self.send_response(200)

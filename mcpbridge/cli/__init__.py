@@ -28,7 +28,7 @@ COMMANDS = {
     "tools": "list the tools of a server",
     "call": "call a tool of a server",
     "read": "read a resource of a server",
-    "token": "issue and inspect gateway tokens",
+    "token": "store, test and rotate secrets; issue and inspect gateway tokens",
     "config": "validate, show and describe configuration files",
     "completions": "what your shell offers after the name of this program: print, install",
     "version": "the version, as text or JSON",

@@ -1,4 +1,4 @@
-"""``mcpbridge token issue|inspect``: signed gateway tokens.
+"""``mcpbridge token issue|inspect``: signed gateway tokens; the rest of ``token`` is ``cli.stored``.
 
 Source: contract section 1.1 (``cli.gateway.token-create``, ``cli.token.issue``, ``cli.token.decode``).
 """
@@ -19,6 +19,7 @@ from mcpbridge.config.problems import ConfigError, Place, Problem
 from mcpbridge.observe.snapshot import timestamp
 
 EX_DATAERR = 65
+STORED = ("set", "list", "test", "get", "delete", "rotate")
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -28,13 +29,19 @@ def run(name: str, arguments: list[str]) -> int:
         return _issue(f"{program} {arguments[0]}", arguments[1:])
     if arguments[:1] == ["inspect"]:
         return _inspect(f"{program} inspect", arguments[1:])
+    if arguments[:1] and arguments[0] in STORED:
+        from mcpbridge.cli.stored import run as run_stored
+
+        return run_stored(program, arguments[0], arguments[1:])
     parser = Parser(
         program,
-        "Gateway tokens.",
-        [(f"{program} issue --user alice --expiry 7d --scopes mcp:read,mcp:write", "sign a token with auth.jwt.secret"),
+        "Tokens: those that a gateway signs, and secrets that are stored on this computer.",
+        [(f"{program} set --name gateway-token", "store one in the keychain"),
+         (f"{program} list", "what is stored"),
+         (f"{program} issue --user alice --expiry 7d --scopes mcp:read,mcp:write", "sign a token with auth.jwt.secret"),
          (f'echo "$MCP_AUTH_TOKEN" | {program} inspect', "show its claims and expiry")],
     )  # fmt: skip
-    parser.add_argument("action", choices=["issue", "inspect"], help="issue (alias create) or inspect")
+    parser.add_argument("action", choices=["issue", "inspect", *STORED], help="each has --help; create is issue")
     parser.parse(arguments[:1])
     return 0
 

@@ -111,7 +111,7 @@ def lookup(name: str, env: Mapping[str, str]) -> str:
 
 def check_token(text: str, source: str) -> str:
     """A bearer token without surrounding white space and without a leading ``Bearer``. Raises SecretError."""
-    token = re.sub(r"^[Bb]earer\s+", "", text.strip())
+    token = re.sub(r"^[Bb]earer(?:\s+|$)", "", text.strip())
     conceal(token)
     if not token:
         raise SecretError(source, "is empty", "put the token there")

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from mcpbridge.private_files import data_directory
 from mcpbridge.secrets.entries import Entries
-from mcpbridge.secrets.faults import SecretError
+from mcpbridge.secrets.faults import NONE, SecretError
 from mcpbridge.secrets.file import EncryptedFile, PlainFile
 from mcpbridge.secrets.keychain import Keychain
 
@@ -89,7 +89,7 @@ def find(name: str) -> tuple[Store, str] | None:
         try:
             value = one.read(name)
         except SecretError as error:
-            failure = failure or error
+            failure = failure or (error if error.code != NONE else None)
             continue
         if value:
             return one, value
