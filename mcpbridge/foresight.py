@@ -1,7 +1,8 @@
 """Predictive health of a gateway: every attempt is noted, every window each endpoint's detector is asked.
 
-    attempt -> Meter (calls, failures, sum of log latency)   }  every window: Detector, or phi where nobody calls
-    answer to a check -> Silence                             }  -> Backend.score, Predictions, metrics, log
+    attempt -> Meter (calls, failures, sum of log latency)   }  every window: Detector, or phi where nobody calls,
+    answer to a check -> Silence                             }  less what most endpoints are slow by at once
+                                                             }  -> Backend.score, Predictions, metrics, log
 
 A score moves work away and never ejects: that is left to what really fails.
 
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable
 from math import exp, log
 from statistics import median
 
-from mcpbridge.core.anomaly.detector import FLOOR, Detector, Parameters, Reading, Sample
+from mcpbridge.core.anomaly.detector import FLOOR, Detector, Parameters, Reading, Sample, shared_shift
 from mcpbridge.core.anomaly.predictions import HORIZON, MAX_KEPT, Prediction, Predictions
 from mcpbridge.core.anomaly.silence import THRESHOLD, Silence
 from mcpbridge.core.server import Backend
@@ -143,9 +144,10 @@ class Foresight:
         while True:
             before = self._clock()
             await asyncio.sleep(self.window)
-            if self._clock() - before > 2 * self.window:  # it was we who were away: nobody was silent
+            if self._clock() - before > 2 * self.window:  # it was we who were away: nobody was silent, and nobody slow
                 for meter in self._meters.values():
                     meter.silence.pause()
+                    meter.clear()
             self.tick(time.time())
 
     def tick(self, now: float) -> None:
@@ -155,20 +157,23 @@ class Foresight:
         for gone in self._meters.keys() - set(backends):
             del self._meters[gone]
             self.predictions.forget(gone.name)
-        for backend in backends:
-            if self.enabled:
-                self._look(backend, self._meters.get(backend) or self._meet(backend), now)
+        if self.enabled:
+            meters = [(backend, self._meters.get(backend) or self._meet(backend)) for backend in backends]
+            windows = [(backend, meter, meter.take()) for backend, meter in meters]
+            shifts = [meter.detector.shift(sample) for _, meter, sample in windows]
+            shared = shared_shift([shift for shift in shifts if shift is not None])
+            for backend, meter, sample in windows:
+                self._look(backend, meter, sample, shared, now)
         self.predictions.expire(now)
         if self.predictions.closed:
             ratio = self.predictions.confirmed / self.predictions.closed
             self._registry.set("mcp_gateway_health_prediction_accuracy", ratio, model=MODEL)
 
-    def _look(self, backend: Backend, meter: Meter, now: float) -> None:
-        sample = meter.take()
+    def _look(self, backend: Backend, meter: Meter, sample: Sample, shared: float, now: float) -> None:
         if sample.calls:
             self._evaluated += 1
             was_alarming = meter.detector.reading.is_alarming
-            reading = meter.detector.tick(sample)
+            reading = meter.detector.tick(sample, shared)
             if reading.is_alarming and not was_alarming:
                 self._alarm(backend, reading, now)
             meter.silence.pause()  # calls tell more than checks

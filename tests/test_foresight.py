@@ -100,6 +100,26 @@ async def test_a_score_is_absent_during_the_warm_up_then_one_and_falls_when_the_
     assert world.backend.score == 1.0
 
 
+async def test_slowness_of_most_servers_at_once_is_nobodys_fault_but_one_that_is_slower_still_is_told(world):
+    servers = [world.server, *(add(world.bridge, Scripted(), f"more-{number}") for number in range(8))]
+    backends = [server.backends[0] for server in servers]
+    foresight = Foresight(world.registry, lambda: backends, world.bridge.events.append)
+
+    def windows(count: int, seconds: float, first: float) -> None:
+        for _ in range(count):
+            for backend in backends:
+                for _ in range(20):
+                    foresight.attempted(backend, first if backend is backends[0] else seconds, False)
+            foresight.tick(world.now)
+
+    windows(40, 0.01, 0.01)
+    windows(20, 0.05, 0.05)
+    assert foresight.predictions.open == 0
+    windows(20, 0.05, 0.1)
+    (found,) = foresight.predictions.kept
+    assert found.endpoint == backends[0].name
+
+
 @pytest.mark.requirement("http.gateway.health.anomalies", "metric.mcp_gateway_anomaly_detection_alerts_total")
 async def test_an_anomaly_is_told_with_its_numbers_once(world):
     assert world.get("anomalies") == {"open": 0, "anomalies": []}

@@ -7,6 +7,7 @@
 Latency counts only while its level, the median of the last windows, is also ``level_gate`` times the usual: a change may be
 certain and still not matter, and a pause of a window or three is no level. Failures are weighed as what they are, so many of so
 many calls: one of five says little where some always fail, and much where none ever did. A window without calls says nothing.
+What is slow at most endpoints at once is the gateway or its network, and is taken off every one's latency (``shared_shift``).
 Only gradual faults can be foreseen; a crash comes without a warning. The work per window is constant.
 
 Source: Page 1954 (CUSUM, in log likelihood ratios); reliability sections 5 and 8.8; the numbers of errors and the median were
@@ -16,6 +17,7 @@ chosen on the training episodes of ``scripts/bench/health_script.py``.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log
 from typing import Literal, NamedTuple
@@ -66,6 +68,7 @@ class Reading(NamedTuple):
 UNKNOWN = Reading(None, False, "latency", None, None, None)
 
 FLOOR = 0.1  # the lowest score: a server that is only suspected still gets work
+_LEAST_LATENCY = 1e-7  # seconds
 _LEVEL_RATE = 0.35
 _LEVEL_STEP = 0.5  # of a level per window, in log units: one wild window is no new level
 _RECENT = 7  # windows whose median passes the gate or not
@@ -76,6 +79,14 @@ _CAP = 3.0  # thresholds at which a sum stops, so that recovery is seen
 _LARGEST_ERRORS = 0.5  # thresholds that one window may add: a burst is not gradual
 _FORGET = 0.995  # of the calls that tell the usual share of errors, per window
 _PRIOR = (1.0, 100.0)  # failures and calls that everybody is believed to have made before: a first failure proves nothing
+_LEAST_SHARING = 8  # endpoints; of fewer nobody can tell whose slowness it is
+
+
+def shared_shift(shifts: Sequence[float]) -> float:
+    """What three of four endpoints have in common of a window's slowness, log units, 0 or more."""
+    if len(shifts) < _LEAST_SHARING:
+        return 0.0
+    return max(0.0, sorted(shifts)[len(shifts) // 4])
 
 
 class Detector:
@@ -115,15 +126,21 @@ class Detector:
         self._failed, self._called = _PRIOR
         self._trend = Trend()
 
-    def tick(self, sample: Sample) -> Reading:
-        """One window is over."""
+    def shift(self, sample: Sample) -> float | None:
+        """By how much this window is slower than the usual, log units; None when that is not known."""
+        if sample.latency is None or self._mean is None or self._seen <= self._p.warm_up:
+            return None
+        return log(max(sample.latency, _LEAST_LATENCY)) - self._mean
+
+    def tick(self, sample: Sample, shared: float = 0.0) -> Reading:
+        """One window is over. ``shared``: the part of its slowness that is not its own, log units."""
         if sample.calls <= 0:
             return self.reading
         p = self._p
         frozen = self.reading.is_alarming
         usual = self._watch_errors(sample.failures, sample.calls, frozen)
         if sample.latency is not None:
-            self._watch_latency(log(max(sample.latency, 1e-7)), frozen)
+            self._watch_latency(log(max(sample.latency, _LEAST_LATENCY)) - shared, frozen)
         self._seen += 1
         if self._seen <= p.warm_up or self._mean is None:
             self.reading = UNKNOWN

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcpbridge.core.anomaly.detector import FLOOR, Detector, Parameters, Reading, Sample
+from mcpbridge.core.anomaly.detector import FLOOR, Detector, Parameters, Reading, Sample, shared_shift
 from mcpbridge.core.anomaly.trend import STEADY, Trend
 from tests.support.counts import count
 from tests.support.episodes import GRADUAL, KINDS, Score, episode, wilson
@@ -50,6 +50,40 @@ def test_errors_are_an_alarm_with_their_shares():
     feed(detector, 60)
     reading = feed(detector, 6, failures=4)
     assert (reading.is_alarming, reading.signal, reading.value) == (True, "errors", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("shifts", "shared"),
+    [
+        ([1.0] * 8, 1.0),
+        ([1.0] * 7, 0.0),  # too few to tell
+        ([0.0] * 2 + [1.0] * 6, 1.0),  # three of four
+        ([0.0] * 3 + [1.0] * 5, 0.0),
+        ([-1.0] * 8, 0.0),  # all faster: what is slow now is slow
+        ([], 0.0),
+    ],
+)
+def test_slowness_is_shared_when_three_of_four_have_it(shifts, shared):
+    assert shared_shift(shifts) == shared
+
+
+def test_what_is_shared_is_taken_off_and_not_learned():
+    detector = Detector()
+    feed(detector, 60)
+    for _ in range(50):
+        shift = detector.shift(Sample(20, 0, 0.04))
+        assert shift == pytest.approx(1.386, abs=0.05)
+        assert detector.tick(Sample(20, 0, 0.04), shift).score == 1.0
+    assert feed(detector, 6, latency=0.02).is_alarming
+
+
+def test_a_shift_is_not_known_before_the_usual_is():
+    detector = Detector()
+    feed(detector, 30)
+    assert detector.shift(Sample(20, 0, 0.04)) is None
+    feed(detector, 1)
+    assert detector.shift(Sample(20, 20, None)) is None
+    assert detector.shift(Sample(20, 0, 0.01)) == pytest.approx(0.0)
 
 
 def test_a_certain_change_below_the_gate_does_not_matter():
