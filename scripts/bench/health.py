@@ -1,10 +1,10 @@
 """How well the gateway foresees failures: labelled faults, injected into real backends of a real gateway under load.
 
-    health.py [--rounds 3] [--window 0.25] [--quick] [--training] [--output FILE]
+    health.py [--rounds 3] [--window 0.5] [--quick] [--training] [--output FILE]
 
 A round is an hour of about a hundred servers at once, in fast motion: a window of the detector (``prediction_window``, 5 s by
 default) lasts ``--window`` seconds, so that time runs 5 / ``--window`` times faster; checks and breakers are as fast.
-Latencies are not scaled, and calls are few (2 to 4 per window and endpoint). Each endpoint is a real MCP server behind a fault
+Latencies are not scaled, and calls are few (4 to 8 per window and endpoint). Each endpoint is a real MCP server behind a fault
 proxy in user space and plays one episode of ``health_script``: healthy, with its disturbances that are none of our business
 (noise, pauses, a slower release, three times the load, a restart, a few errors); or it gets worse for one to six minutes until
 it is unusable: latency of the way, a worker that falls behind, errors, resets, latency with errors; or it crashes without a
@@ -80,7 +80,7 @@ def main() -> int:
     """Measure, print, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--window", type=float, default=0.25, help="seconds, 0.1 or more")
+    parser.add_argument("--window", type=float, default=0.5, help="seconds, 0.1 or more")
     parser.add_argument("--quick", action="store_true", help="one short round with the training seeds")
     parser.add_argument("--training", action="store_true", help="the training seeds")
     parser.add_argument("--first", type=int, default=0, help="the first seed, counted from where they begin")
