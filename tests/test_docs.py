@@ -155,6 +155,21 @@ def test_the_measured_table_of_the_readme_is_what_was_measured():
     assert re.findall(r"^\| HTTP → .*\|$", read("README.md"), re.MULTILINE) == expected, "\n".join(expected)
 
 
+def test_what_the_readme_says_of_predictions_is_what_was_measured():
+    measured = json.loads((ROOT / "tests" / "results" / "bench-health.json").read_text())
+    found, said = measured["found"], " ".join(read("README.md").split())
+    percent = {name: [round(100 * part) for part in found[name]] for name in ("recall", "precision")}
+    for text in (
+        f"({sum(map(len, measured['leads_sec'].values()))} faults that grow",
+        f"{int(found['clean_hours'][0])} clean endpoint-hours",
+        "{} % foreseen ({} to {})".format(*percent["recall"]),
+        f"by a median of {found['median_lead_sec'][0]:.0f} s",
+        "{} % of alarms right ({} to {})".format(*percent["precision"]),
+        "{:.3f} false ones per endpoint-hour ({:.3f} to {:.3f})".format(*found["false_alarms_per_hour"]),
+    ):
+        assert text in said, text
+
+
 def test_the_table_of_cells_is_the_one_that_the_last_run_wrote():
     table = read("tests/results/interaction.md").split("\n\n")[1].strip()
     assert table.startswith("| client") and table in read("README.md")
