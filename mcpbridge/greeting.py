@@ -7,6 +7,7 @@ everything. It may turn out to have less: then what the client was told it may a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from weakref import WeakSet
 
 from msgspec import Raw
@@ -16,11 +17,14 @@ from mcpbridge.core.exchange import Exchange, Handler, Policy
 from mcpbridge.core.route import open_link
 from mcpbridge.core.server import Server
 from mcpbridge.core.tasks import share
+from mcpbridge.observe.snapshot import Client
 from mcpbridge.wire import message as m
 from mcpbridge.wire.envelope import members
 from mcpbridge.wire.message import Request, Response
+from mcpbridge.wire.spec import CLIENT_INFO
 
 NO_METHOD = b"-32601"  # JSON-RPC 2.0, section 5.1
+MAX_SAID = 100  # characters of a client's name or version that are kept
 KINDS = ("tools", "prompts", "resources")
 #: what a client may ask by the capabilities of a made-up answer -> the result of a server that has nothing of the kind
 NOTHING: dict[str, dict[str, list[object]]] = {
@@ -30,6 +34,26 @@ NOTHING: dict[str, dict[str, list[object]]] = {
     "resources/templates/list": {"resourceTemplates": []},
     "logging/setLevel": {},
 }
+
+
+def introduced(told: Callable[[Client], None]) -> Policy:
+    """Say once who the client says it is: a legacy one in `initialize`, a modern one in the `_meta` of each request."""
+    is_known = False
+
+    def policy(x: Exchange, handler: Handler) -> Awaitable[Response | None]:
+        nonlocal is_known
+        request = x.message
+        if not is_known and isinstance(request, Request):
+            info = request.meta.get(CLIENT_INFO) if x.caller.era == "modern" else request.param("clientInfo")
+            if info is not None:
+                said = m.loads(info)
+                is_known = True
+                if isinstance(said, dict):
+                    name, version = (str(said.get(key, ""))[:MAX_SAID] for key in ("name", "version"))
+                    told(Client(name, version, x.caller.era))
+        return handler(x)
+
+    return policy
 
 
 def prompt_initialize(server: Server, wait: float) -> Policy:

@@ -31,9 +31,10 @@ from mcpbridge.transports.doors import ConnectionLimits, address_key
 from mcpbridge.transports.http1.server import HttpServer
 from mcpbridge.transports.sse.listen import SseFrontend
 from mcpbridge.transports.stdio.pipe import PipeFrontend
-from mcpbridge.transports.stdio.socket import ForeignFile, SocketFrontend
+from mcpbridge.transports.stdio.socket import SocketFrontend
 from mcpbridge.transports.tcp_binary.health import TcpHealth
 from mcpbridge.transports.tcp_binary.listen import TcpFrontend
+from mcpbridge.transports.unix import ForeignFile
 from mcpbridge.transports.websocket.listen import WebSocketFrontend
 
 _log = log("gateway")

@@ -1,16 +1,18 @@
-"""The router's window: health, status, metrics and the actions of detection, on ``metrics.endpoint``.
+"""The router's window: health, status, metrics and the actions of detection, on ``metrics.endpoint`` and its control socket.
 
     GET /health  /health/direct-clients  /health/protocol-detection  /healthz /readyz  /metrics  /api/v1/*
     POST /api/v1/protocols/...
 
 A router serves one client and nobody must wait for this: it is imported and opened after the first message is read, and a
-port that somebody has, most likely another router, costs a line in the log.
+port that somebody has, most likely another router, costs a line in the log. The socket each router has for itself: it is how
+``mcpbridge status``, ``doctor`` and ``tui`` find all of them, and as good as the port for everything else.
 
 Source: contract section 2.4; ``metrics.*`` of section 3.2.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 
 from mcpbridge.admin.app import Action, App
@@ -19,6 +21,7 @@ from mcpbridge.config.kinds import split_host_port
 from mcpbridge.config.router import RouterConfig
 from mcpbridge.detection import Detection
 from mcpbridge.observe.log import log
+from mcpbridge.observe.routers import new_socket
 from mcpbridge.observe.snapshot import ConfigStatus, Frontend, Snapshot, timestamp
 from mcpbridge.policies.hosts import LOOPBACK, host_rules, refusal
 from mcpbridge.status import Status
@@ -48,12 +51,27 @@ class Management:
 
     async def open(self) -> None:
         """Listen, or say why not."""
+        await self._open_socket()
+        if not self._config.metrics.enabled:
+            return
         try:
             host, port = await self._server.start(*self._address)
             _log.info("management listening", protocol="none", address=f"http://{host}:{port}")
         except OSError as error:
             why = (error.strerror or str(error)).lower()
             _log.warn("the management port is not open", address=self._config.metrics.endpoint, reason=why)
+
+    async def _open_socket(self) -> None:
+        if sys.platform == "win32":  # asyncio has no unix sockets there
+            return
+        path = ""
+        try:
+            path = str(new_socket())
+            await self._server.start_unix(path)
+            _log.debug("control socket listening", protocol="none", path=path)
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            _log.warn("the control socket is not open; `mcpbridge status` will not show this router", path=path, reason=why)
 
     async def close(self) -> None:
         await self._server.close()

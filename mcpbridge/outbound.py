@@ -52,11 +52,12 @@ async def ask(
     headers: Mapping[str, str] | None = None,
     timeout: float = 5.0,
     max_bytes: int = MAX_BYTES,
+    socket: str | None = None,
 ) -> Answer:
     """POST or PUT a JSON document and read a small answer. ``timeout``: seconds for all of it. Raises OutboundError."""
     headers = {"Content-Type": "application/json", **(headers or {})}
     async with stream(
-        url, method=method, body=body, headers=headers, connect_timeout=timeout, silence=timeout, total=timeout
+        url, method=method, body=body, headers=headers, connect_timeout=timeout, silence=timeout, total=timeout, socket=socket
     ) as answer:
         return await _whole(answer, url, max_bytes)
 
@@ -69,10 +70,11 @@ async def get(
     max_bytes: int = MAX_BYTES,
     ca_file: str | None = None,
     tls: ssl.SSLContext | None = None,
+    socket: str | None = None,
 ) -> Answer:
     """GET a small document. ``timeout``: seconds for all of it; ``tls`` instead of ``ca_file``. Raises OutboundError."""
     async with stream(
-        url, headers=headers, connect_timeout=timeout, silence=timeout, total=timeout, ca_file=ca_file, tls=tls
+        url, headers=headers, connect_timeout=timeout, silence=timeout, total=timeout, ca_file=ca_file, tls=tls, socket=socket
     ) as answer:
         return await _whole(answer, url, max_bytes)
 
@@ -98,16 +100,18 @@ async def stream(
     total: float | None = None,
     ca_file: str | None = None,
     tls: ssl.SSLContext | None = None,
+    socket: str | None = None,
 ) -> AsyncIterator[Stream]:
     """Get an answer that may go on for ever; it is aborted when the context ends.
 
+    ``socket``: the path of a unix socket on which the host of ``url`` is found, without any proxy.
     Seconds: ``connect_timeout`` until connected, ``silence`` between two pieces, ``total`` for everything.
     Raises OutboundError, also while ``chunks`` is read.
     """
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=total, sock_connect=connect_timeout, connect=connect_timeout, sock_read=silence)
-    proxy = proxy_for(url, os.environ)
+    proxy = proxy_for(url, os.environ) if socket is None else None
     login = {"Proxy-Authorization": proxy.authorization} if proxy is not None and proxy.authorization else {}
     if proxy is not None and proxy.fault:
         raise OutboundError(f"{_place(url)} is not reached: {proxy.fault}")
@@ -116,6 +120,7 @@ async def stream(
     try:
         async with (
             aiohttp.ClientSession(
+                connector=None if socket is None else aiohttp.UnixConnector(socket),
                 timeout=timeout,
                 auto_decompress=False,
                 headers={"User-Agent": f"mcpbridge/{__version__}", "Accept-Encoding": "identity"},
@@ -136,7 +141,7 @@ async def stream(
             named = {name.lower(): value for name, value in response.headers.items()}
             yield Stream(response.status, response.content_type.lower(), response.content.iter_any(), named)
     except (aiohttp.ClientError, OSError) as error:
-        raise OutboundError(_cause(url, error, proxy)) from error
+        raise OutboundError(_cause(url if socket is None else f"unix://{socket}", error, proxy)) from error
 
 
 def _tls(ca_file: str | None) -> ssl.SSLContext | bool:
@@ -171,6 +176,8 @@ def _cause(url: str, error: Exception, proxy: Proxy | None) -> str:
 def _place(url: str) -> str:
     """Host and port of a URL: never its user name, path or query."""
     try:
+        if url.startswith("unix://"):
+            return url[7:]
         place = urlsplit(url)
         return f"{place.hostname}:{place.port}" if place.port else place.hostname or "this"
     except ValueError:

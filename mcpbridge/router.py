@@ -13,6 +13,7 @@ import asyncio
 import os
 import sys
 import time
+from functools import partial
 from typing import IO
 
 from msgspec.structs import replace
@@ -35,7 +36,7 @@ from mcpbridge.detection import Detection
 from mcpbridge.era import Crossings
 from mcpbridge.errors import BridgeError
 from mcpbridge.gateways import gateway_address, gateway_spec, gateway_tls, outlast
-from mcpbridge.greeting import prompt_initialize
+from mcpbridge.greeting import introduced, prompt_initialize
 from mcpbridge.observe.journal import journal, state_directory
 from mcpbridge.observe.log import configure, log
 from mcpbridge.observe.metrics import Registry
@@ -153,7 +154,13 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
         target = _add_servers(config, bridge, direct, gateway)
         limit = config.local.rate_limit
         limits = [rate_limit(limit.requests_per_sec, limit.burst)] if limit.enabled else []
-        policies = [_local(), *limits, sessions(bridge.sessions, lambda _record: "stdio"), validate()]
+        policies = [
+            _local(),
+            introduced(partial(setattr, status_of, "client")),
+            *limits,
+            sessions(bridge.sessions, lambda _record: "stdio"),
+            validate(),
+        ]
         if isinstance(target, Server):
             policies.append(prompt_initialize(target, INITIALIZE_WAIT))
         client = DuplexClient(
@@ -219,9 +226,7 @@ def _only_direct(config: RouterConfig) -> Visible:
 
 
 async def _open_window(loaded: Loaded[RouterConfig], bridge: Bridge, status: Status, detection: Detection) -> None:
-    """The management port, once whoever started us has been answered; until the bridge ends."""
-    if not loaded.config.metrics.enabled:
-        return
+    """The management port and the control socket, once whoever started us has been answered; until the bridge ends."""
     await asyncio.sleep(WINDOW_WAIT)
     from mcpbridge.management import Management
 

@@ -8,6 +8,7 @@ Source: contract section 2.1; architecture section 10.
 
 from __future__ import annotations
 
+import os
 import time
 from asyncio import CancelledError
 from collections import deque
@@ -29,6 +30,7 @@ from mcpbridge.observe.sketch import Window, percentiles
 from mcpbridge.observe.snapshot import (
     PROTOCOL_NAMES,
     BackendStatus,
+    Client,
     ConfigStatus,
     Event,
     Frontend,
@@ -102,6 +104,7 @@ class Status:
         self.speed = Speed()
         self.keeps_connections = True
         self.housekeeping: Housekeeping | None = None
+        self.client: Client | None = None  # of a router, once it has said who it is
 
     def checked(self, backend: Backend, verdict: bool | None) -> None:
         """One check of a backend has ended (``core.checks.Told``)."""
@@ -244,6 +247,8 @@ class Status:
             performance=self.speed.snapshot(self.pools, self.keeps_connections, now, balanced or None),
             memory=UNSET if self.housekeeping is None else self.housekeeping.snapshot(now),
             health_monitoring=UNSET if self.foresight is None else self.foresight.snapshot(),
+            client=UNSET if self.client is None else self.client,
+            pid=os.getpid() if self._role == "router" else UNSET,
             events=tuple(bridge.events),
         )
 

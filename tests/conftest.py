@@ -25,8 +25,9 @@ for _name in (
     os.environ.pop(_name, None)
 os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", TZ="UTC", LC_ALL="C.UTF-8", TEXTUAL_ANIMATIONS="none")
 # Nothing of the person's own set-up may reach a test.
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 for _name in list(os.environ):
-    if _name.startswith(("MCP_", "MCPBRIDGE_")) or _name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+    if _name.startswith(("MCP_", "MCPBRIDGE_")) or _name == "XDG_RUNTIME_DIR" or _name.lower() in _PROXIES:
         del os.environ[_name]
 
 import pytest

@@ -177,3 +177,68 @@ def test_a_port_that_somebody_has_costs_a_warning_and_nothing_else(tmp_path):
             assert "the management port is not open" in (tmp_path / "b" / "stderr").read_text()
             assert "result" in second.ask(INITIALIZE)
         assert first.get("/healthz")[0] == 200
+
+
+def told(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and output of a command of this user."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mcpbridge", *arguments], capture_output=True, text=True, timeout=20, cwd=folder,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": os.getcwd(), "XDG_RUNTIME_DIR": str(folder)},
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.requirement("cli.status")
+def test_two_routers_share_one_port_and_status_lists_both_until_one_is_killed(tmp_path):
+    first, second = tmp_path / "1", tmp_path / "2"
+    first.mkdir()
+    second.mkdir()
+    port, own = free_port(), {"XDG_RUNTIME_DIR": str(tmp_path)}
+    editor = {"id": 1, "method": "initialize", "params": {"clientInfo": {"name": "editor\n", "version": "1.2"}}}
+    with router(first, port=port, **own) as one, router(second, "--server", "x=/no/such/thing", port=port, **own) as other:
+        assert "result" in one.ask(INITIALIZE) and "result" in other.ask(editor)
+        assert "not open" in (second / "stderr").read_text(), "the port is taken, and yet it serves"
+        status, text = told(tmp_path, "status")
+        lines = {line.split()[0]: line for line in text.splitlines()}
+        assert {str(one.process.pid), str(other.process.pid)} < set(lines)
+        assert "editor 1.2" in lines[str(other.process.pid)] and " ok " in lines[str(one.process.pid)]
+        assert status == told(tmp_path, "status", "--routers")[0] != 0, "one has a server that is down"
+
+        status, text = told(tmp_path, "status", "--routers", "--json")
+        document = json.loads(text)
+        assert document["schema"] == "mcpbridge.routers/v1"
+        by_pid = {row["pid"]: row["status"] for row in document["routers"]}
+        assert by_pid[other.process.pid]["client"] == {"name": "editor\n", "version": "1.2", "era": "legacy"}
+        assert by_pid[one.process.pid]["pid"] == one.process.pid
+
+        status, text = told(tmp_path, "status", "--router", str(one.process.pid), "--json")
+        assert (status, json.loads(text)["schema"], json.loads(text)["status"]) == (0, "mcpbridge.status/v1", "ok")
+        assert told(tmp_path, "tui", "--once", "--router", str(one.process.pid))[0] == 0
+        assert told(tmp_path, "status", "--router", "1")[0] == 69
+        text = told(tmp_path, "doctor", "--timeout", "1")[1]
+        assert f"router {one.process.pid}" in text and f"status --router {other.process.pid}" in text
+
+        other.process.kill()
+        other.process.wait(5)
+        assert len(list((tmp_path / "mcpbridge").iterdir())) == 2, "it left its socket"
+        assert str(other.process.pid) not in told(tmp_path, "status", "--routers")[1]
+        assert [path.name.split("-")[1] for path in (tmp_path / "mcpbridge").iterdir()] == [str(one.process.pid)]
+    assert list((tmp_path / "mcpbridge").iterdir()) == [], "who ends in order takes its socket away"
+    assert told(tmp_path, "status", "--routers") == (0, "no router runs here for you\n")
+
+
+@pytest.mark.requirement("cli.status")
+def test_a_configured_gateway_that_is_down_stays_down_although_routers_run(tmp_path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/gateway.yaml").write_text(f"metrics: {{endpoint: '127.0.0.1:{free_port()}'}}\nauth: {{type: none}}\n")
+    with router(tmp_path, XDG_RUNTIME_DIR=str(tmp_path)) as window:
+        status, text = told(tmp_path, "status")
+    assert status == 2 and "unreachable" in text and str(window.process.pid) in text
+
+
+@pytest.mark.requirement("cli.status")
+def test_a_router_whose_socket_cannot_be_made_serves_and_says_so(tmp_path):
+    (tmp_path / "mcpbridge").write_text("in the way")
+    with router(tmp_path, XDG_RUNTIME_DIR=str(tmp_path)) as window:
+        assert "result" in window.ask(INITIALIZE)
+    assert "the control socket is not open" in (tmp_path / "stderr").read_text()

@@ -2,6 +2,7 @@
 
     snapshot = await fetch("http://127.0.0.1:8443")
     async for snapshot in watch("http://127.0.0.1:8443"): ...      who is still interested after an end calls again
+    snapshot = await fetch("unix:///run/user/1000/mcpbridge/router-4711-a0c1.sock")        a local router
 
 Source: contract http.status, http.status.stream; architecture section 10.
 """
@@ -41,7 +42,7 @@ async def fetch(url: str, token: str | None = None, *, timeout: float = 5.0, ca_
     """
     address = place_of(url, "/status")
     try:
-        answer = await outbound.get(address, headers=headers_of(token), timeout=timeout, ca_file=ca_file)
+        answer = await outbound.get(address, headers=headers_of(token), timeout=timeout, ca_file=ca_file, socket=socket_of(url))
     except outbound.OutboundError as error:
         raise Unreachable(str(error)) from error
     _check(answer.status, answer.content_type, "application/json")
@@ -59,7 +60,9 @@ async def watch(
     address = place_of(url, f"/status/stream?interval={interval:g}")
     parser = SseParser(outbound.MAX_BYTES)
     try:
-        async with outbound.stream(address, headers=headers_of(token), silence=3 * interval + 10.0, ca_file=ca_file) as answer:
+        async with outbound.stream(
+            address, headers=headers_of(token), silence=3 * interval + 10.0, ca_file=ca_file, socket=socket_of(url)
+        ) as answer:
             _check(answer.status, answer.content_type, "text/event-stream")
             async for chunk in answer.chunks:
                 for event in parser.feed(chunk):
@@ -72,6 +75,8 @@ async def watch(
 
 def place_of(url: str, path: str) -> str:
     """The address of a path below the API of the bridge at ``url``. Raises Unreachable."""
+    if socket_of(url) is not None:
+        return f"http://localhost{API}{path}"
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if not parts.hostname or parts.port == 0:
@@ -84,6 +89,11 @@ def place_of(url: str, path: str) -> str:
     place = parts.netloc.rpartition("@")[2]
     prefix = "" if parts.path in _ENDPOINTS else parts.path.rstrip("/")
     return urlunsplit((scheme, place, prefix + API, "", "")) + path
+
+
+def socket_of(url: str) -> str | None:
+    """The path of the unix socket that an address names, None for another address."""
+    return url[7:] if url.startswith("unix:///") else None
 
 
 def headers_of(token: str | None) -> dict[str, str]:

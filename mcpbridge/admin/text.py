@@ -171,8 +171,8 @@ def report(snapshot: Snapshot, *, url: str = "", plain: bool = False, events: in
     head += [f"{snapshot.sessions.active} sessions ({snapshot.sessions.store})"] + ([url] if url else [])
     lines = ["   ".join(head)]
     lines += [f"  {reason}" for reason in snapshot.reasons]
-    lines += ["", *_columns(_protocol_cells(snapshot, plain), right=(2, 3, 4, 5, 6, 7))]
-    backends = _columns(_backend_cells(snapshot, plain), right=(4, 5, 6)) if snapshot.backends else ["no servers configured"]
+    lines += ["", *columns(_protocol_cells(snapshot, plain), right=(2, 3, 4, 5, 6, 7))]
+    backends = columns(_backend_cells(snapshot, plain), right=(4, 5, 6)) if snapshot.backends else ["no servers configured"]
     lines += ["", *backends]
     if events and snapshot.events:
         lines += ["", "EVENTS"]
@@ -222,7 +222,8 @@ def by_attention(backends: Sequence[BackendStatus]) -> list[BackendStatus]:
     return sorted(backends, key=lambda backend: MARKS[backend.state].rank)
 
 
-def _columns(rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> list[str]:
+def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> list[str]:
+    """Rows of cells as aligned lines; ``right``: which columns are numbers."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     align = [str.rjust if i in right else str.ljust for i in range(len(widths))]
     return ["  ".join(put(cell, width) for put, cell, width in zip(align, row, widths, strict=True)) for row in rows]

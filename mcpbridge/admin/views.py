@@ -98,6 +98,8 @@ def redacted(snapshot: Snapshot) -> Snapshot:
         backends=tuple(replace(part, address=None, reason=_cause(part)) for part in snapshot.backends),
         reasons=tuple(_without_places(reason) or "" for reason in snapshot.reasons),
         config=ConfigStatus(None, snapshot.config.loaded_at, snapshot.config.last_reload_ok),
+        client=msgspec.UNSET,
+        pid=msgspec.UNSET,
         events=tuple(replace(event, message=event.event) for event in snapshot.events),
     )
 

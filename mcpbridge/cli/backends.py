@@ -12,7 +12,7 @@ import sys
 from typing import Any
 from urllib.parse import quote
 
-from mcpbridge.admin.client import Unreachable, fetch, headers_of, place_of
+from mcpbridge.admin.client import Unreachable, fetch, headers_of, place_of, socket_of
 from mcpbridge.admin.text import clean
 from mcpbridge.admin.views import body as body_of
 from mcpbridge.cli.outcomes import EX_FAILED, EX_REFUSED, EX_UNREACHABLE
@@ -75,7 +75,12 @@ async def _ask(method: str, url: str, path: str, body: dict[str, Any], token: st
 
     try:
         answer = await outbound.ask(
-            method, place_of(url, path), json.dumps(body).encode(), headers=headers_of(token), timeout=TIMEOUT
+            method,
+            place_of(url, path),
+            json.dumps(body).encode(),
+            headers=headers_of(token),
+            timeout=TIMEOUT,
+            socket=socket_of(url),
         )
     except outbound.OutboundError as error:
         raise Unreachable(str(error)) from error

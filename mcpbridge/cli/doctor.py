@@ -37,6 +37,7 @@ from mcpbridge.config.sections import ServerSpec
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.journal import logs
 from mcpbridge.observe.log import configure
+from mcpbridge.observe.routers import sockets
 from mcpbridge.process import run as run_loop
 
 SCHEMA: Final = "mcpbridge.doctor/v1"
@@ -100,7 +101,7 @@ def run(name: str, arguments: list[str]) -> int:
             if finding.action and finding.state != "ok":
                 print(f"      do: {finding.action}", flush=True)
 
-    for finding in (*_program(), *found, *_files(known), *_clients(), *_routers(time.time())):
+    for finding in (*_program(), *found, *_files(known), *_clients(), *_running(), *_routers(time.time())):
         tell(finding)
 
     async def servers() -> int:
@@ -202,6 +203,25 @@ def _clients() -> Iterator[Finding]:
                 yield Finding(check, "fail", f"{file.path}: {name} starts {entry.command}, which is not there", again)
             else:
                 yield Finding(check, "ok", f"{name} in {file.path}")
+
+
+def _running() -> Iterator[Finding]:
+    """The routers that run here, by what they say of themselves."""
+    if not sockets():
+        return
+    from mcpbridge.admin.routers import local_routers
+    from mcpbridge.admin.text import duration
+
+    for one in asyncio.run(local_routers()):
+        check, said = f"router {one.pid}", one.snapshot
+        if said is None:
+            yield Finding(check, "warn", f"it does not answer: {one.cause}", f"mcpbridge logs; if it hangs, kill {one.pid}")
+            continue
+        detail = f"{said.status}, client {one.client}, servers: {one.servers}, up {duration(said.uptime_sec)}"
+        if said.status in ("degraded", "down"):
+            yield Finding(check, "warn", f"{detail}: {'; '.join(said.reasons)}", f"mcpbridge status --router {one.pid}")
+        else:
+            yield Finding(check, "ok", detail)
 
 
 def _routers(now: float) -> Iterator[Finding]:

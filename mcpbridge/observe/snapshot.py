@@ -133,6 +133,14 @@ class Event(msgspec.Struct, frozen=True):
     server: str | None = None
 
 
+class Client(msgspec.Struct, frozen=True):
+    """Whom a router serves, in its client's own words."""
+
+    name: str
+    version: str
+    era: Literal["modern", "legacy"]
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """The whole document. ``sequence`` rises by one per snapshot of a process; ``instance`` names the process."""
 
@@ -158,6 +166,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     pools: tuple[PoolStatus, ...] | msgspec.UnsetType = msgspec.UNSET
     performance: Performance | msgspec.UnsetType = msgspec.UNSET
     memory: Memory | msgspec.UnsetType = msgspec.UNSET
+    client: Client | msgspec.UnsetType = msgspec.UNSET
+    pid: int | msgspec.UnsetType = msgspec.UNSET
     events: tuple[Event, ...] = ()
     schema: Literal["mcpbridge.status/v1"] = SCHEMA
 

@@ -21,6 +21,7 @@ from mcpbridge.transports.doors import BACKLOG, ConnectionLimits, TlsDoor, addre
 from mcpbridge.transports.http1.connection import ServerConnection
 from mcpbridge.transports.http1.request import REQUEST_ID, HttpRefusal, HttpRequest, Responder, request_id
 from mcpbridge.transports.http1.upgrade import Handover, Upgraded
+from mcpbridge.transports.unix import SocketName, listening
 from mcpbridge.wire.http1 import RequestHead, encode_fields, status_line
 
 __all__ = ["Admit", "HttpRefusal", "HttpRequest", "HttpServer", "RequestHandler", "Responder", "Upgraded"]
@@ -104,6 +105,7 @@ class HttpServer:
             lambda message, peer, cause: self.say(message, peer, cause=cause),
         )
         self._listeners: list[asyncio.AbstractServer] = []
+        self._names: list[SocketName] = []  # of unix sockets
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
         self._said: dict[str, float] = {}
@@ -126,9 +128,7 @@ class HttpServer:
 
         Raises OSError when the address cannot be had. May be called again for further addresses.
         """
-        if self._timer is None:
-            self.loop = asyncio.get_running_loop()
-            self._tick()
+        self._begin()
         sockets = await bind(host, port)
         for listener in sockets:
             if ssl is None:
@@ -140,6 +140,19 @@ class HttpServer:
         address = sockets[0].getsockname()
         return address[0], address[1]
 
+    async def start_unix(self, path: str) -> None:
+        """Listen on a unix socket that only its owner may use; the peer of its requests is "". Raises OSError."""
+        self._begin()
+        sock, name = listening(path, 0o600)
+        self._names.append(name)
+        server = await self.loop.create_unix_server(lambda: ServerConnection(self, tls=False), sock=sock, backlog=BACKLOG)
+        self._listeners.append(server)
+
+    def _begin(self) -> None:
+        if self._timer is None:
+            self.loop = asyncio.get_running_loop()
+            self._tick()
+
     def announce(self) -> None:
         """From now on every answer says that it is the last on its connection."""
         self.lets_go = self._is_draining = True
@@ -149,7 +162,9 @@ class HttpServer:
         for listener in self._listeners:
             listener.close()
         self._door.stop_accepting()
-        self._listeners = []
+        for name in self._names:
+            name.take_away()
+        self._listeners, self._names = [], []
 
     async def drain(self, timeout: float) -> None:
         """Close connections after their next answer or LULL seconds without any; wait ``timeout`` seconds at most for all to

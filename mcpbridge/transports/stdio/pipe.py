@@ -31,7 +31,7 @@ from mcpbridge.descriptors import pipe_end
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
 from mcpbridge.transports.stdio.lines import ClientLines, Lines
-from mcpbridge.transports.stdio.socket import ForeignFile
+from mcpbridge.transports.unix import ForeignFile
 from mcpbridge.wire import message as m
 
 RETRY: Final = 0.02  # seconds between looks whether the other side has opened its end

@@ -4,9 +4,6 @@
            ── {"authorization": "Bearer ..."} ──>              a line of its own, where sign-in is on; again to renew it
            <── {...} ──>                                       messages
 
-The socket appears under its name only once it has its mode and listens. One that nobody listens on any more and that is ours is
-replaced; whatever else has the name is left alone.
-
 Source: contract http.gateway.stdio, http.server.socat, ``server.stdio_socket``; unix(7); decision 3 (half-close).
 """
 
@@ -15,12 +12,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import secrets
 import socket
-import stat
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final, NamedTuple
 
 from mcpbridge.core.duplex import Arrival, Serve
@@ -32,15 +26,12 @@ from mcpbridge.errors import BridgeError, to_wire
 from mcpbridge.observe.log import log
 from mcpbridge.transports.doors import BACKLOG, ConnectionLimits
 from mcpbridge.transports.stdio.lines import ClientLines, Lines
+from mcpbridge.transports.unix import SocketName, listening, make_room
 from mcpbridge.wire import message as m
 
 _SO_PEERGROUPS: Final = 59  # Linux; the socket module has no name for it
 _MAX_GROUPS: Final = 65536
 _log = log("socket")
-
-
-class ForeignFile(OSError):
-    """The name of the socket is taken by something that is not ours to remove."""
 
 
 class Credentials(NamedTuple):
@@ -82,8 +73,7 @@ class SocketFrontend:
         self._max_message = max_message
         self._server: asyncio.AbstractServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._path = ""
-        self._inode = (0, 0)
+        self._name = SocketName("", 0, 0)
         self._mode = 0
 
     @property
@@ -95,8 +85,8 @@ class SocketFrontend:
         if os.name == "nt":
             raise OSError(errno.EAFNOSUPPORT, "asyncio has no unix sockets on Windows; use a pipe")
         make_room(path)
-        sock, self._inode = _listening(path, mode)
-        self._path, self._mode = path, mode
+        sock, self._name = listening(path, mode)
+        self._mode = mode
         self._server = await asyncio.get_running_loop().create_unix_server(self._accept, sock=sock, backlog=BACKLOG)
 
     def stop_accepting(self) -> None:
@@ -104,10 +94,7 @@ class SocketFrontend:
         if self._server is not None:
             self._server.close()
             self._server = None
-            with suppress(OSError):
-                found = os.lstat(self._path)
-                if (found.st_dev, found.st_ino) == self._inode:
-                    os.unlink(self._path)
+            self._name.take_away()
 
     async def drain(self, timeout: float) -> None:
         """Wait for the clients, whom ``serve`` lets go; ``timeout`` seconds at most."""
@@ -166,57 +153,6 @@ class _Client(ClientLines):
         if refused is not None:
             self.send(m.error(None, to_wire(refused)).encode())
             self._end(None)
-
-
-def make_room(path: str) -> None:
-    """Remove a socket of ours at ``path`` that nobody listens on.
-
-    Raises ForeignFile for everything else that is there, OSError(EADDRINUSE) for a socket of ours that is in use.
-    """
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise ForeignFile(errno.EEXIST, "there is a file that is no socket", path)
-    if found.st_uid != os.geteuid():
-        raise ForeignFile(errno.EEXIST, "there is a socket of another user", path)
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # a full backlog is somebody who listens
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except FileNotFoundError:
-            return
-        except BlockingIOError:
-            pass
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
-
-
-def _listening(path: str, mode: int) -> tuple[socket.socket, tuple[int, int]]:
-    """A listening socket that has its mode before it has its name; with its device and inode."""
-    hidden = os.path.join(os.path.dirname(path) or ".", f".mcpb-{secrets.token_hex(4)}")
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.setblocking(False)
-        try:
-            sock.bind(hidden)
-        except OSError as error:  # "AF_UNIX path too long" has no number
-            raise OSError(error.errno or errno.ENAMETOOLONG, error.strerror or str(error), path) from error
-        try:
-            os.chmod(hidden, mode)
-            sock.listen(BACKLOG)
-            os.rename(hidden, path)
-        except BaseException:
-            os.unlink(hidden)
-            raise
-        made = os.lstat(path)
-        return sock, (made.st_dev, made.st_ino)
-    except BaseException:
-        sock.close()
-        raise
 
 
 def dial(

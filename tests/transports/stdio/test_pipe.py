@@ -19,7 +19,7 @@ from mcpbridge.core.tasks import Spawn
 from mcpbridge.errors import BridgeError
 from mcpbridge.transports.stdio import pipe
 from mcpbridge.transports.stdio.pipe import PipeFrontend, dial
-from mcpbridge.transports.stdio.socket import ForeignFile
+from mcpbridge.transports.unix import ForeignFile
 from mcpbridge.wire import message as m
 from tests.golden.player import new_bridge
 from tests.support.house import PARAMS, House

@@ -21,7 +21,8 @@ from mcpbridge.errors import BridgeError
 from mcpbridge.transports.doors import ConnectionLimits
 from mcpbridge.transports.stdio import socket as unix
 from mcpbridge.transports.stdio.lines import Lines
-from mcpbridge.transports.stdio.socket import Credentials, ForeignFile, SocketFrontend, dial, may_connect
+from mcpbridge.transports.stdio.socket import Credentials, SocketFrontend, dial, may_connect
+from mcpbridge.transports.unix import ForeignFile
 from mcpbridge.wire import message as m
 from tests.golden.player import new_bridge
 from tests.support.house import PARAMS, House
