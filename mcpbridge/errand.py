@@ -180,10 +180,12 @@ def place_of(endpoint: EndpointSpec) -> Place | None:
         return Place(path=unquote(parts.path))
     import ssl
 
+    from mcpbridge.transports.tls import client_tls
+
     is_secure = parts.scheme in SECURE
     port = parts.port or PORTS.get(parts.scheme, 8444)
     proxy = proxy_for(f"{'https' if is_secure else 'http'}://{parts.netloc}", os.environ)
-    context = ssl.create_default_context() if is_secure else None
+    context = (client_tls(**endpoint.tls) if endpoint.tls else ssl.create_default_context()) if is_secure else None
     return Place(parts.hostname or "", port, context=context, proxy=str(proxy) if proxy is not None else "")
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from contextlib import suppress
 from urllib.parse import urlsplit, urlunsplit
 
@@ -22,20 +21,34 @@ from mcpbridge.core.outage import Outage
 from mcpbridge.core.server import Server
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
-from mcpbridge.transports.tls import client_tls
 
 _log = log("router")
 GATEWAY_TCP_PORT = 8444  # of a gateway whose address of frames is not named
 
 
-def gateway_spec(config: RouterConfig) -> ServerSpec:
-    """The gateway as a server, with the token of the configuration. Raises BridgeError for a secret that is not there."""
+def gateway_spec(config: RouterConfig, token: str | None = None) -> ServerSpec:
+    """The gateway as a server, with this token or that of the configuration.
+
+    Raises BridgeError for a secret that is not there.
+    """
     from mcpbridge.secrets import gateway_token
 
-    token = gateway_token(config.gateway.auth) if config.gateway.auth.type == "bearer" else None
+    if token is None and config.gateway.auth.type == "bearer":
+        token = gateway_token(config.gateway.auth)
+    tls = config.gateway.tls
+    if not tls.verify:
+        _log.warn("gateway.tls.verify is false: anyone on the way can read and change what is sent to the gateway")
+    keys = {
+        "ca_file": tls.ca_file,
+        "cert_file": tls.client_cert,
+        "key_file": tls.client_key,
+        "verify": "true" if tls.verify else "false",
+        "min_version": tls.min_version,
+    }
     headers = {"authorization": f"Bearer {token}"} if token else {}
     addresses = (gateway_address(config), *(gateway_address(config, url) for url in config.gateway.urls))
-    return ServerSpec(name=GATEWAY, endpoints=tuple(EndpointSpec(url=url, headers=headers) for url in addresses))
+    endpoints = tuple(EndpointSpec(url=url, headers=headers, tls=keys) for url in addresses)
+    return ServerSpec(name=GATEWAY, endpoints=endpoints)
 
 
 def gateway_address(config: RouterConfig, url: str | None = None) -> str:
@@ -75,17 +88,3 @@ async def _look_for_lost(gateway: Server, interval: float) -> None:
             if backend.state == "down":
                 with suppress(BridgeError):
                     await backend.check(backend.pool.start_timeout)
-
-
-def gateway_tls(config: RouterConfig) -> ssl.SSLContext:
-    """TLS towards the gateways. Raises OSError for files that cannot be used."""
-    tls = config.gateway.tls
-    if not tls.verify:
-        _log.warn("gateway.tls.verify is false: anyone on the way can read and change what is sent to the gateway")
-    return client_tls(
-        ca_file=tls.ca_file,
-        cert_file=tls.client_cert,
-        key_file=tls.client_key,
-        verify="true" if tls.verify else "false",
-        min_version=tls.min_version,
-    )

@@ -35,7 +35,7 @@ from mcpbridge.core.server import Server
 from mcpbridge.detection import Detection
 from mcpbridge.era import Crossings
 from mcpbridge.errors import BridgeError
-from mcpbridge.gateways import gateway_address, gateway_spec, gateway_tls, outlast
+from mcpbridge.gateways import gateway_address, gateway_spec, outlast
 from mcpbridge.greeting import introduced, prompt_initialize
 from mcpbridge.observe.journal import journal, state_directory
 from mcpbridge.observe.log import configure, log
@@ -144,7 +144,6 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
             dial_timeout=config.gateway.connection.timeout,
             queue_time=patience,
             silence=config.gateway.connection.keepalive_interval,
-            tls=lambda: gateway_tls(config),
         )
         status_of.pools = Pools(status_of.registry, (direct, gateway))
         status_of.keeps_connections = config.connection.pooling_enabled and (near.enabled or far.enabled)

@@ -52,11 +52,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "core": ("wire", *CELLAR),
     **dict.fromkeys(ROOMS, ("core", "wire", *CELLAR)),
     "demo": ("transports", "policies", "core", "wire", *CELLAR),  # programs of their own, nobody's plug-in
+    "setup": ("clients", *CELLAR),
     "admin": (*ROOMS, "core", "wire", *CELLAR),
     **dict.fromkeys((*WIRINGS, *ATTIC), (*ATTIC, "admin", *ROOMS, "core", "wire", *CELLAR)),
-    "cli": (*WIRINGS, *ATTIC, "admin", *ROOMS, "core", "wire", *CELLAR, "tui"),
+    "cli": (*WIRINGS, *ATTIC, "setup", "admin", *ROOMS, "core", "wire", *CELLAR, "tui"),
     "__main__": ("cli",),
-    "tui": ("config", "observe.snapshot", "admin.client", "admin.text", "admin.text", "secrets", "clients", "checks"),
+    "tui": ("config", "observe.snapshot", "admin.client", "admin.text", "secrets", "clients", "checks", "setup"),
 }
 #: third-party library -> the modules (and packages) that own it.
 OWNERS: dict[str, tuple[str, ...]] = {

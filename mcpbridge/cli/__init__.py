@@ -23,6 +23,7 @@ COMMANDS = {
     "clients": "what MCP clients start: list, add, diff, remove, import, undo",
     "doctor": "what is wrong here and what to do: program, configuration, servers, clients",
     "logs": "what the routers of your editors wrote; -f follows",
+    "setup": "set up the router: gateway, token, servers and the clients that use it",
     "test": "reach a server stage by stage and say where it fails",
     "detect": "find out which protocol and era a server speaks",
     "tools": "list the tools of a server",
@@ -34,7 +35,7 @@ COMMANDS = {
     "version": "the version, as text or JSON",
     "help": "help on a command, or on an error text or code",
 }
-EVERYWHERE = ("test", "detect", "token", "status", "config", "completions", "doctor", "version", "help")
+EVERYWHERE = ("setup", "test", "detect", "token", "status", "config", "completions", "doctor", "version", "help")
 """Commands that ``mcp-router`` and ``mcp-gateway`` have too."""
 
 EX_USAGE = 64
@@ -112,6 +113,8 @@ def runner(command: str) -> Callable[[str, list[str]], int]:
         from mcpbridge.cli.doctor import run
     elif command == "logs":
         from mcpbridge.cli.logs import run
+    elif command == "setup":
+        from mcpbridge.cli.setup import run
     elif command == "test":
         from mcpbridge.cli.test import run
     elif command == "detect":

@@ -24,8 +24,8 @@ from mcpbridge.config.sections import EndpointSpec, ServerSpec
 from mcpbridge.observe.redact import conceal
 from mcpbridge.observe.snapshot import timestamp
 from mcpbridge.secrets import MAX_TOKEN_CHARS, SecretError, lookup
-from mcpbridge.secrets.faults import NONE, UNREADABLE
-from mcpbridge.secrets.stores import KINDS, Store, find, fit, store
+from mcpbridge.secrets.faults import NONE
+from mcpbridge.secrets.stores import KINDS, Store, find, fit, keep, store
 
 SCHEMA: Final = "mcpbridge.secrets/v1"
 DEFAULT: Final = "gateway-token"
@@ -108,7 +108,7 @@ def run(program: str, action: str, arguments: list[str]) -> int:
 def _set(parser: Parser, options: argparse.Namespace) -> int:
     chosen = fit(options.store)
     value = _value(parser, options)
-    _keep(chosen, options.name, value)
+    keep(chosen, options.name, value)
     return _done(options, {"name": options.name, "store": chosen.kind}, f"stored {options.name} in {chosen.title}")
 
 
@@ -183,7 +183,7 @@ def _rotate(parser: Parser, options: argparse.Namespace) -> int:
     failed = _asked(parser, options, value)
     if failed:
         return failed
-    _keep(found[0], options.name, value)
+    keep(found[0], options.name, value)
     return _done(options, {"name": options.name, "store": found[0].kind}, f"replaced {options.name} in {found[0].title}")
 
 
@@ -218,12 +218,6 @@ def _value(parser: Parser, options: argparse.Namespace) -> str:
         except UnicodeDecodeError:
             raise _Unfit("the value is no text") from None
     return clean(getpass.getpass(f"{options.name}: "))
-
-
-def _keep(chosen: Store, name: str, value: str) -> None:
-    chosen.write(name, value)
-    if chosen.read(name) != value:
-        raise SecretError(name, "the store does not give back what was stored", "use another one", UNREADABLE)
 
 
 def _asked(parser: Parser, options: argparse.Namespace, value: str) -> int:

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mcpbridge.clients import disk, shapes
@@ -156,6 +156,16 @@ def plan_remove(client: Client, location: Location, names: Sequence[str]) -> Cha
     if not gone and state.data is None:
         state = disk.FileState(state.target, b"")  # nothing there, nothing to do
     return Change(client, location.scope, path, state, data, f"remove {', '.join(gone)}")
+
+
+def without(change: Change, location: Location, names: Sequence[str]) -> Change:
+    """The change, and these servers taken out besides. Raises ClientFileError."""
+    data = change.after
+    for name in names:
+        document = Document(data, change.client.format, location.servers, change.path)
+        if name in document.entries():
+            data = document.without_entry(name)
+    return replace(change, after=data)
 
 
 # -- making and taking back

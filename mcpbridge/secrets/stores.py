@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from mcpbridge.private_files import data_directory
 from mcpbridge.secrets.entries import Entries
-from mcpbridge.secrets.faults import NONE, SecretError
+from mcpbridge.secrets.faults import NONE, UNREADABLE, SecretError
 from mcpbridge.secrets.file import EncryptedFile, PlainFile
 from mcpbridge.secrets.keychain import Keychain
 
@@ -76,6 +76,13 @@ def fit(kind: str = "auto") -> Store:
             raise SecretError("keychain", error.detail.partition(": ")[2].partition("; ")[0], OTHERS, error.code) from error
         raise
     return found
+
+
+def keep(one: Store, name: str, value: str) -> None:
+    """Store a secret and read it back. Raises SecretError."""
+    one.write(name, value)
+    if one.read(name) != value:
+        raise SecretError(name, "the store does not give back what was stored", "use another one", UNREADABLE)
 
 
 def find(name: str) -> tuple[Store, str] | None:

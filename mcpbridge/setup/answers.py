@@ -18,7 +18,7 @@ from mcpbridge.config.protocols import ADDRESS, LOCAL
 
 SignIn = Literal["bearer", "mtls", "none"]
 Keep = Literal["auto", "keychain", "file", "plain", "none"]
-TOKEN_NAME: Final = "gateway-token"
+TOKEN_NAME: Final = "gateway-token"  # noqa: S105 - what it is called
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -65,7 +65,7 @@ def address(text: str) -> str:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"{str(error).lower()}") from None
+        raise ValueError(f"it cannot be read: {str(error).lower()}") from None
     scheme = parts.scheme.lower()
     if scheme in LOCAL or scheme == "file":
         raise ValueError("a gateway is reached over the network; a local server belongs to the servers of the router")
@@ -78,7 +78,7 @@ def address(text: str) -> str:
     try:
         ADDRESS.parse(clean)
     except ValueError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(f"it must be {error}") from None
     return clean
 
 
