@@ -94,7 +94,7 @@ def direct_only(loaded: Loaded[RouterConfig], protocol: str) -> Loaded[RouterCon
 async def _serve(loaded: Loaded[RouterConfig]) -> int:
     config = loaded.config
     if sys.stdin is not None and sys.stdin.isatty():
-        print("mcpbridge router waits for MCP messages on stdin; see `mcpbridge router --help`", file=sys.stderr)  # noqa: T201 - for the person at the terminal
+        print("mcpbridge router waits for MCP messages on stdin; `mcpbridge setup` sets it up", file=sys.stderr)  # noqa: T201 - for the person at the terminal
     standard = open_standard()
     connection: Connection = standard
     repeats = config.advanced.deduplication

@@ -62,7 +62,7 @@ def _value(node: Node) -> Any:
         return {str(_value(name)): _value(value) for name, value in node.value}
     if node.id == "sequence":
         return [_value(item) for item in node.value]
-    return _Plain(node.value) if node.style is None else str(node.value)
+    return _Plain(node.value) if node.style in (None, "") else str(node.value)
 
 
 def _lines(value: Any, depth: int) -> Iterator[str]:
