@@ -39,6 +39,7 @@ from mcpbridge.core.server import Backend, Isolation, Knock, Observe, Server
 from mcpbridge.core.session import SessionStore
 from mcpbridge.core.state import RequestStates, continues
 from mcpbridge.core.task_ids import TaskSeals
+from mcpbridge.core.tools import by_rules
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import log
 from mcpbridge.observe.snapshot import Event, timestamp
@@ -133,7 +134,7 @@ class Bridge:
         self._exit = AsyncExitStack()
         self._attempt: Handler = compose([timeout(parked_ttl)], call_backend)
         self.retries = Retries()
-        self.one: Handler = mirror(forward(self._attempt, max_attempts=max_attempts, retries=self.retries))
+        self.one: Handler = by_rules(mirror(forward(self._attempt, max_attempts=max_attempts, retries=self.retries)))
 
     async def __aenter__(self) -> Bridge:
         self._group = await self._exit.enter_async_context(asyncio.TaskGroup())
@@ -318,6 +319,15 @@ class Bridge:
                 else:
                     session.missing[server.name] = "it has just been added"
                     self.spawn(self._join(session, server.backends[0]))
+
+    def tools_changed(self, server: Server) -> None:
+        """Other tools of a server are shown, or under other names. Its clients hear of it, but for modern ones that see this
+        server alone: their subscription is a matter between the two."""
+        for session in self.sessions:
+            if server.name in session.links:
+                announce(session, server)
+        for endpoint in self._endpoints:
+            endpoint.tell_changed()
 
     def _retire(self, backend: Backend) -> None:
         drain(backend, self.sessions, self.spawn)

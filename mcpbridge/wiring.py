@@ -20,12 +20,13 @@ import msgspec
 from mcpbridge.bridge import Bridge, Way
 from mcpbridge.config.problems import ConfigError, Problem
 from mcpbridge.config.protocols import SECURE, rescheme
-from mcpbridge.config.sections import EndpointSpec, ServerSpec
+from mcpbridge.config.sections import EndpointSpec, ServerSpec, Tools
 from mcpbridge.core.detect import Target
 from mcpbridge.core.exchange import Era
 from mcpbridge.core.pool import Pool
 from mcpbridge.core.ports import Dial, Inbox, Upstream
 from mcpbridge.core.server import Backend, Knock, Server
+from mcpbridge.core.tools import ToolRules
 from mcpbridge.detect.detector import Detector
 from mcpbridge.detect.dial import DetectedDial
 from mcpbridge.observe.log import log
@@ -154,6 +155,7 @@ class Reach:
             namespace=spec.namespace,
             idle_timeout=spec.idle_timeout,
         )
+        server.tool_rules = _tool_rules(spec)
         self._keep(spec, server, ends)
         return server
 
@@ -220,6 +222,9 @@ class Reach:
         """Other endpoints, weights or namespace for a server that stays."""
         server = served.server
         server.namespace = spec.namespace
+        if spec.tools != served.spec.tools:
+            server.tool_rules = _tool_rules(spec)
+            self._bridge.tools_changed(server)
         if ends != served.ends:
             self._bridge.replace(
                 server, [end.backend or end.way for end in ends], limit=spec.max_children, idle_timeout=spec.idle_timeout
@@ -486,3 +491,8 @@ def _headers(endpoint: EndpointSpec) -> Mapping[str, str]:
 def _authorization(endpoint: EndpointSpec) -> str | None:
     """What signs in where there are no headers."""
     return next((value for name, value in _headers(endpoint).items() if name.lower() == "authorization"), None)
+
+
+def _tool_rules(spec: ServerSpec) -> ToolRules | None:
+    tools = spec.tools
+    return None if tools == Tools() else ToolRules(tools.allow, tools.deny, tools.rename)

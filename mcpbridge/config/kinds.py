@@ -264,5 +264,6 @@ DURATION = duration()
 LEVEL = Kind("enum", _level, {"enum": ["trace", "debug", "info", "warn", "warning", "error"]})
 TEXTS = Kind("list", str, {"type": "array", "items": _STRING}, "texts")
 MAP = Kind("map", str, {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}, "map")
+NAMES = MAP._replace(name="names")  # of no secrets, unlike other maps
 ITEMS = Kind("list", str, {"type": "array"}, "items")
 SERVERS = Kind("servers", str, {"type": ["array", "object"]}, "servers")

@@ -98,7 +98,7 @@ def _printable(value: Any, row: Row) -> Any:
         return _masked(value)
     if isinstance(value, tuple) and row.item is not None:
         return [_item(entry, row.item) for entry in value]
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and row.kind.name != "names":
         # variables and headers of servers usually are secrets, whatever their names; a reference to one is not
         return {name: text if "${secret:" in text else _masked(text) for name, text in value.items()}
     if row.kind.name == "url" and value:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
-from mcpbridge.config.kinds import COUNT, DURATION, ITEMS, LEVEL, MAP, PATH, TEXTS, Kind, choice, matching, number
+from mcpbridge.config.kinds import COUNT, DURATION, ITEMS, LEVEL, MAP, NAMES, PATH, TEXTS, Kind, choice, matching, number
 from mcpbridge.config.problems import Place
 from mcpbridge.config.protocols import ADDRESS, PROTOCOLS, protocol_of
 from mcpbridge.config.rows import Row, Section
@@ -73,6 +73,14 @@ class EndpointSpec(Section, frozen=True, kw_only=True):
         return self.url.partition("?")[0] if self.url else self.command
 
 
+class Tools(Section, frozen=True, kw_only=True):
+    """Which tools of a server clients see, and under which names."""
+
+    allow: Annotated[tuple[str, ...], Row(TEXTS, "tools that are shown, by their own names; * and ? stand for others")] = ()
+    deny: Annotated[tuple[str, ...], Row(TEXTS, "tools that are hidden and cannot be called, likewise; wins over allow")] = ()
+    rename: Annotated[Mapping[str, str], Row(NAMES, "own name: name that clients see")] = {}
+
+
 class ServerSpec(Section, frozen=True, kw_only=True):
     """A named MCP server behind the bridge, with one or more equal endpoints."""
 
@@ -87,6 +95,7 @@ class ServerSpec(Section, frozen=True, kw_only=True):
     endpoints: Annotated[
         tuple[EndpointSpec, ...], Row(ITEMS, "where it can be reached; url or command may stand beside name", item=EndpointSpec)
     ] = ()
+    tools: Tools = Tools()
     place: Place = Place()  # where it was written, for messages; no row
     source: str = "static"  # who found it; no row
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from mcpbridge.config.kinds import BOOL, TEXT
 from mcpbridge.config.protocols import SECURE, misfit
 from mcpbridge.config.rows import Field, Row, build, fields_of
-from mcpbridge.config.sections import NAME_PATTERN, SERVER_URL, EndpointSpec, ServerSpec
+from mcpbridge.config.sections import NAME_PATTERN, SERVER_URL, EndpointSpec, ServerSpec, Tools
 from mcpbridge.config.walk import Found, Node, Reader, Unset, suggestion, table_of
 
 _OURSELVES = frozenset(("mcpbridge", "mcp-router", "mcp-gateway"))
@@ -25,6 +25,7 @@ _RUNNER = re.compile(
     r"npx|npm|pnpx|pnpm|bunx|bun|uvx|uv|pipx|node|deno|python[\d.]*|py|sh|bash|env|docker|podman|cmd|run|tool|exec|x|dlx"
 )
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_./-]{1,128}").fullmatch  # MCP 2025-11-25, tool names
 _TLS_KEYS = ("ca_file", "cert_file", "key_file", "verify")
 _CLIENT_TYPES: dict[str, Literal["http", "websocket", "sse"]] = {
     **dict.fromkeys(("http", "streamable-http", "streamablehttp", "streamable_http"), "http"),
@@ -66,7 +67,10 @@ def read(reader: Reader, node: Node, written: str) -> tuple[ServerSpec, ...]:
             if why := endpoint_fault(endpoint):
                 reader.fault(item, why, key=path)
         spec = {key: found for key, found in values.items() if key not in shorthand and key != "endpoints"}
-        entries.append(ServerSpec(**_plain(spec), endpoints=endpoints, place=reader.place(item)))
+        server = build(ServerSpec, _plain(spec))
+        if why := _names_fault(server.tools):
+            reader.fault(item, why, key=f"{path}.tools.rename")
+        entries.append(replace(server, endpoints=endpoints, place=reader.place(item)))
     if len(reader.problems) > before:
         raise ValueError(written)
     return tuple(entries)
@@ -96,6 +100,16 @@ def endpoint_fault(endpoint: EndpointSpec) -> str:
         if not name or "=" in name or "\0" in name + value:
             return f"{name!r} cannot be the name of a variable"
     return ""
+
+
+def _names_fault(tools: Tools) -> str:
+    """What is wrong with the new names of tools, or ""."""
+    shown = list(tools.rename.values())
+    twice = next((name for name in shown if shown.count(name) > 1), None)
+    if twice is not None:
+        return f"two tools cannot both be named {twice!r}"
+    wrong = next((name for name in shown if not _TOOL_NAME(name)), None)
+    return "" if wrong is None else f"{wrong!r} is no name for a tool: 1 to 128 letters, digits, _ - . or /"
 
 
 def _tls_fault(endpoint: EndpointSpec) -> str:

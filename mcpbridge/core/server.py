@@ -37,6 +37,7 @@ from mcpbridge.wire.message import Request
 if TYPE_CHECKING:
     from mcpbridge.core.pool import Pool
     from mcpbridge.core.state import RequestStates
+    from mcpbridge.core.tools import ToolRules
 
 State = Literal["unknown", "ok", "degraded", "down"]
 Isolation = Literal["principal", "shared", "session"]
@@ -331,6 +332,7 @@ class Server:
         self.leaving: list[Backend] = []  # those taken away, while they finish what they have
         self.isolation = isolation
         self.tools = AnnotatedTools()
+        self.tool_rules: ToolRules | None = None  # which are shown, and how they are called; None: all, by their own names
         self.repeatable = Repeatable()
         self.patience = Patience(attempt_timeout)
         self.hello: dict[str, bytes] = {}  # era -> its newest InitializeResult or DiscoverResult, JSON

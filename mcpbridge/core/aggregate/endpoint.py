@@ -124,6 +124,11 @@ class Endpoint:
         for listening in list(self._listening):
             listening.change(self._servers)
 
+    def tell_changed(self) -> None:
+        """The lists of its servers are others now, though the servers are the same: whoever listens is told."""
+        for listening in list(self._listening):
+            listening.tell_changed()
+
     async def __call__(self, x: Exchange) -> Response | None:
         if isinstance(x.message, Notification):
             await self._tell(x, x.message)

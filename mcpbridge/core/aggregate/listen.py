@@ -109,7 +109,11 @@ class Listening:
                 ear = self._add(server)
                 if self._is_acknowledged:
                     ear.open()
-        if self._is_acknowledged:
+        self.tell_changed()
+
+    def tell_changed(self) -> None:
+        """Tell the client that every list it listens to may be another one."""
+        if self._is_acknowledged and not self._is_over:
             for flag, method in LISTEN_FLAGS.items():
                 if self._wanted.get(flag) == _TRUE:
                     self._damper.notify(m.notification(method).with_meta(_tag(self._x)))
