@@ -32,18 +32,37 @@ def tools(name: str, arguments: list[str]) -> int:
     program = f"{name} tools"
     parser = Parser(
         program,
-        "List the tools of a server. Exit 0: done, 69: not reached, 76: not MCP, 77: sign-in refused.",
+        "List the tools of a server, or hide one of a configured server from every client."
+        "\nExit 0: done, 69: not reached, 76: not MCP, 77: sign-in refused.",
         [
             (f"{program} http://localhost:8081/mcp", "names and first lines"),
             (f"{program} --json https://example.com/mcp", "everything, as JSON"),
             (f"{program} -- npx -y @modelcontextprotocol/server-everything", "of a command"),
+            (f"{program} --disable files 'delete_*'", "hide tools: one word more in the configuration file"),
+            (f"{program} --enable files 'delete_*'", "and show them again"),
         ],
     )
     own, command = split(arguments)
-    parser.usage = f"{program} [URL | -- CMD [ARGS...]] [--json] [--timeout TIME] [--token-env VARIABLE]"
+    parser.usage = (
+        f"{program} [URL | -- CMD [ARGS...]] [--json] [--timeout TIME] [--token-env VARIABLE]"
+        f"\n       {program} --disable | --enable SERVER TOOL [--config FILE] [--dry-run]"
+    )
     parser.add_argument("url", nargs="?", metavar="URL", help="address of the server; or a command after --")
     add_reach(parser)
+    rule = ("SERVER", "TOOL")
+    parser.add_argument("--disable", nargs=2, metavar=rule, help="hide a tool, or all that a pattern such as 'delete_*' fits")
+    parser.add_argument("--enable", nargs=2, metavar=rule, help="take back what --disable wrote")
+    parser.add_argument("--config", metavar="FILE", help="with them: the file to change (else the router's, or the gateway's)")
+    parser.add_argument("--dry-run", action="store_true", help="with them: show the difference, write nothing")
     options = parser.parse(own)
+    if options.disable or options.enable:
+        if (options.disable and options.enable) or options.url or command:
+            parser.error("--disable and --enable stand alone: they change a configuration file")
+        from mcpbridge.cli.tool_rules import change
+
+        return change(parser, options)
+    if options.config or options.dry_run:
+        parser.error("--config and --dry-run belong to --disable and --enable")
 
     async def work(one: Errand) -> int:
         found = await one.listed("tools/list", progress=_progress)
