@@ -13,14 +13,12 @@ import tempfile
 import time
 from typing import Any
 
-from msgspec.structs import replace
-
 from mcpbridge.cli.complaints import complain
 from mcpbridge.cli.parsing import Parser
 from mcpbridge.clients import disk
 from mcpbridge.clients.changes import diff_of
 from mcpbridge.clients.journal import back_up
-from mcpbridge.config.deny import with_denied, without_denied
+from mcpbridge.config.deny import is_all, with_denied, without_denied
 from mcpbridge.config.load import Loaded, Program, find_file, gateway_program, load, router_program
 from mcpbridge.config.problems import ConfigError, Place, Problem
 from mcpbridge.config.sections import ServerSpec
@@ -108,16 +106,7 @@ def _check(program: Program[Any], path: str, after: str, server: str, tool: str,
         except ConfigError as error:
             problems = [problem._replace(place=problem.place._replace(source=path)) for problem in error.problems]
             raise ConfigError(problems, error.exit_code) from None
-
-    def wanted(spec: ServerSpec) -> ServerSpec:
-        if spec.name != server:
-            return replace(spec, place=Place())
-        denied = (*spec.tools.deny, tool) if hides else tuple(one for one in spec.tools.deny if one != tool)
-        return replace(spec, tools=replace(spec.tools, deny=denied), place=Place())
-
-    is_right = [wanted(spec) for spec in _servers(program, old)] == [
-        replace(spec, place=Place()) for spec in _servers(program, new)
-    ]
+    is_right = is_all(_servers(program, old), _servers(program, new), server, tool, hides=hides)
     if not is_right or old.origins.keys() != new.origins.keys():
         why = "the file is written in a way that a small change would mean more than it should (an anchor?)"
         hint = f"nothing was changed; write tools: {{deny: [...]}} of server {server!r} by hand"

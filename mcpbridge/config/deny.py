@@ -3,8 +3,8 @@
     with_denied(text, path, "memory", "delete_*")      adds it to servers[memory].tools.deny
     without_denied(...)                                takes it away again
 
-Pure text in, text out. YAML's own positions say where; whoever calls loads the result and compares, since anchors and other
-tricks can make an edit mean more than it should.
+Pure text in, text out. YAML's own positions say where; whoever calls loads the result and compares (``is_all``), since anchors
+and other tricks can make an edit mean more than it should.
 
 Source: contract discovery.providers.static.servers[].tools; ux section 7 (writing rules 2 and 3).
 """
@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Final
+
+from msgspec.structs import replace
 
 from mcpbridge.config.load import compose, entry_of, wrapped
 from mcpbridge.config.problems import ConfigError, Place, Problem
+from mcpbridge.config.sections import ServerSpec
 from mcpbridge.config.walk import Node, is_null
 
 _PLAIN = re.compile(r"(?!(?i:y|n|yes|no|on|off|true|false|null)$)[A-Za-z_][A-Za-z0-9_.-]*").fullmatch  # means itself in YAML
@@ -78,6 +82,18 @@ def without_denied(text: str, path: str, server: str, tool: str) -> str:
     start = text.rfind("\n", 0, item.start_mark.index) + 1
     end = text.find("\n", _end(item))
     return text[:start] + (text[end + 1 :] if end >= 0 else "")
+
+
+def is_all(before: Sequence[ServerSpec], after: Sequence[ServerSpec], server: str, tool: str, *, hides: bool) -> bool:
+    """Whether two loaded lists of servers differ in nothing but this tool of this server."""
+
+    def wanted(spec: ServerSpec) -> ServerSpec:
+        denied = spec.tools.deny
+        if spec.name == server:
+            denied = (*denied, tool) if hides else tuple(one for one in denied if one != tool)
+        return replace(spec, tools=replace(spec.tools, deny=denied), place=Place())
+
+    return [wanted(spec) for spec in before] == [replace(spec, place=Place()) for spec in after]
 
 
 def _server(text: str, path: str, name: str) -> Node:
