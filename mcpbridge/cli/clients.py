@@ -20,7 +20,7 @@ from mcpbridge.clients.journal import Record, journal_of
 from mcpbridge.clients.table import CLIENTS, SCOPES, Client, Layout, Location
 from mcpbridge.config.walk import suggestion
 
-VERBS = ("list", "add", "diff", "remove", "import", "undo")
+VERBS = ("list", "add", "diff", "remove", "import", "export", "undo")
 SCHEMA = "mcpbridge.clients/v1"
 
 
@@ -56,6 +56,7 @@ def _parser(program: str) -> Parser:
             (f"{program} add claude-code --name docs --url https://example.com/mcp", "one at an address"),
             (f"{program} remove cursor", "take it out again"),
             (f"{program} import cursor > mcp.json", "a client's servers, for router --config mcp.json"),
+            (f"{program} export codex", "the entry for you to paste; writes nothing"),
             (f"{program} undo", "put back what the last change changed"),
         ],
     )
@@ -64,7 +65,7 @@ def _parser(program: str) -> Parser:
     parser.add_argument(
         "--name", default=None, help="name of the server there (default mcpbridge); remove, import: only this one"
     )
-    parser.add_argument("--url", default="", help="add, diff: a server at this address instead of a command")
+    parser.add_argument("--url", default="", help="add, diff, export: a server at this address")
     parser.add_argument("--scope", choices=SCOPES, default="user", help="user (default), project: this directory, local: both")
     parser.add_argument("--replace", action="store_true", help="add, diff: take the place of another server of that name")
     parser.add_argument("--dry-run", action="store_true", help="show what would change, write nothing")
@@ -77,10 +78,12 @@ def _check(parser: Parser, options: argparse.Namespace) -> None:
     for key in options.clients:
         if key not in CLIENTS:
             parser.error(f"unknown client {key}: {suggestion(key, CLIENTS) or 'there are ' + ', '.join(CLIENTS)}")
-    if options.verb in ("add", "diff", "remove") and not options.clients:
+    if options.verb in ("add", "diff", "remove", "export") and not options.clients:
         parser.error(f"{options.verb} needs a client: {', '.join(CLIENTS)}")
-    if options.verb not in ("add", "diff") and (options.command or options.url or options.replace):
-        parser.error("a command, --url and --replace belong to add and diff")
+    if options.verb not in ("add", "diff", "export") and (options.command or options.url):
+        parser.error("a command and --url belong to add, diff and export")
+    if options.replace and options.verb not in ("add", "diff"):
+        parser.error("--replace belongs to add and diff")
     if options.command and options.url:
         parser.error("a command and --url are both given")
     if options.force and options.verb != "undo":
@@ -205,6 +208,20 @@ def _import(_parser: Parser, options: argparse.Namespace, layout: Layout) -> int
     return 0
 
 
+def _export(parser: Parser, options: argparse.Namespace, layout: Layout) -> int:
+    places = _locations(parser, options, layout)
+    entry = _wanted(parser, options)
+    texts = [(client, location, changes.exported(client, location, [entry])) for client, location in places]
+    if options.json:
+        rows = [{"client": client.key, "file": location.path(), "text": text} for client, location, text in texts]
+        print(json.dumps({"schema": SCHEMA, "ok": True, "exports": rows}))
+        return 0
+    for client, location, text in texts:
+        print(f"{client.title}: merge this into {location.path()}", file=sys.stderr)
+        print(text.rstrip())
+    return 0
+
+
 def _undo(_parser: Parser, options: argparse.Namespace, layout: Layout) -> int:
     restored = changes.undo(journal_of(layout), options.clients, force=options.force, dry_run=options.dry_run)
     if options.json:
@@ -220,4 +237,4 @@ def _undo(_parser: Parser, options: argparse.Namespace, layout: Layout) -> int:
     return 0
 
 
-_VERBS = {"list": _list, "add": _add, "diff": _add, "remove": _remove, "import": _import, "undo": _undo}
+_VERBS = {"list": _list, "add": _add, "diff": _add, "remove": _remove, "import": _import, "export": _export, "undo": _undo}

@@ -1,4 +1,4 @@
-"""``mcpbridge config validate|show|schema|path``.
+"""``mcpbridge config validate|show|schema|path|migrate``.
 
 Source: contract section 1.1 (``cli.config.validate``).
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import argparse
 
 EX_NOINPUT = 66
+ACTIONS = ("validate", "show", "schema", "path", "migrate")
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -26,21 +27,32 @@ def run(name: str, arguments: list[str]) -> int:
     program = f"{name} config"
     parser = Parser(
         program,
-        "Check a configuration, show what holds and why, or print its JSON Schema.",
+        "Check a configuration, show what holds and why, print its JSON Schema, or take over the guide's file.",
         [(f"{program} validate router.yaml", "every fault with file:line:column; exit 0, 66 or 78"),
          (f"{program} validate --json --for gateway", "the file that would be found, for programs"),
          (f"{program} show --origin --for router", "each value and where it came from"),
          (f"{program} schema --for gateway > gateway.schema.json", "for editors"),
-         (f"{program} path --for router", "where a file is looked for; exit 66 when there is none")],
+         (f"{program} path --for router", "where a file is looked for; exit 66 when there is none"),
+         (f"{program} migrate", "~/.config/claude-cli/mcp-router.yaml becomes ~/.config/mcpbridge/router.yaml")],
     )  # fmt: skip
-    parser.add_argument("action", choices=["validate", "show", "schema", "path"], help="what to do")
+    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
     parser.add_argument("file", nargs="?", metavar="FILE", help="the file (else the one that the program would find)")
     parser.add_argument("--for", dest="program", choices=["gateway", "router"], help="whose configuration (else by name)")
     parser.add_argument("--config", metavar="FILE", help="the same as FILE")
     parser.add_argument("--origin", action="store_true", help="show: where each value came from")
-    parser.add_argument("--json", action="store_true", help="validate, show, path: one JSON document")
+    parser.add_argument("--json", action="store_true", help="validate, show, path, migrate: one JSON document")
+    parser.add_argument("--yes", action="store_true", help="migrate: write without asking")
+    parser.add_argument("--dry-run", action="store_true", help="migrate: show what would be written, write nothing")
+    parser.add_argument("--replace", action="store_true", help="migrate: take the place of a file that is there; it is kept")
+    parser.add_argument("--undo", action="store_true", help="migrate: take it back")
     options = parser.parse(arguments)
     path = options.file or options.config
+    if options.action == "migrate":
+        from mcpbridge.cli.migrate import run as migrate
+
+        return migrate(parser, options, path)
+    if options.yes or options.dry_run or options.replace or options.undo:
+        parser.error("--yes, --dry-run, --replace and --undo belong to migrate")
     rows: Program[Any] = gateway_program() if _whose(name, options, path) == "gateway" else router_program()
     if options.action == "schema":
         print(json.dumps(json_schema(rows), indent=2, ensure_ascii=False))

@@ -128,6 +128,21 @@ def plan_add(client: Client, location: Location, entries: Sequence[Entry], *, re
     return Change(client, location.scope, path, state, data, f"add {', '.join(entry.name for entry in entries)}")
 
 
+def exported(client: Client, location: Location, entries: Sequence[Entry]) -> str:
+    """A whole file of a client with these servers and nothing else, for people who write it themselves.
+
+    Raises ClientFileError for a server that this client's file cannot say.
+    """
+    data = b""
+    for entry in entries:
+        document = Document(data, client.format, location.servers, location.path())
+        try:
+            data = document.with_entry(entry.name, shapes.write(client, entry))
+        except Inexpressible as error:
+            raise ClientFileError(SHAPE, Place(client.title), f"{entry.name}: {error}", _instead(client, entry)) from None
+    return data.decode()
+
+
 def _means(client: Client, entry: Entry, plain: Any, path: str) -> bool:
     """Whether what is there already is the same server."""
     try:

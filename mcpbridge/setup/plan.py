@@ -32,7 +32,7 @@ from mcpbridge.setup.answers import Answers
 GUIDES_FILE: Final = os.path.join(".config", "claude-cli", "mcp-router.yaml")
 """Where the guide's program had its configuration, below the home directory."""
 
-_ROUTER: Final = Client(
+ROUTER_FILE: Final = Client(
     "router", "mcpbridge router", "json", lambda _: (), remote={}, restart="start the programs that start mcpbridge again"
 )
 """The router's own file, as the journal knows it."""
@@ -98,7 +98,7 @@ def plan(answers: Answers, layout: Layout, path: str, program: str, env: Mapping
     """
     older = older_file(layout, path)
     state = disk.read(path)
-    text, source = _readable(older or path) if older or state.data is not None else ("", path)
+    text, source = readable(older or path) if older or state.data is not None else ("", path)
     servers, secrets, notes, moved = _imported(answers, layout)
     if older:
         notes.append(f"begins with {older}, which stays as it is")
@@ -106,8 +106,8 @@ def plan(answers: Answers, layout: Layout, path: str, program: str, env: Mapping
         notes.append("comments of the file that is there are not kept; its backup has them")
     values = _values(answers) | ({"mcpServers": servers} if servers else {})
     after = with_keys(text, source, values, _HEADING)
-    loaded = _proven(after, path, env)
-    wanted = [Change(_ROUTER, "user", path, state, after.encode(), "write")]
+    loaded = proven(after, path, env)
+    wanted = [Change(ROUTER_FILE, "user", path, state, after.encode(), "write")]
     wanted += _client_changes(answers, layout, program, moved)
     return Plan(answers, loaded, tuple(wanted), secrets, tuple(notes))
 
@@ -120,11 +120,12 @@ def make(found: Plan, layout: Layout) -> Done:
         for name, value in found.secrets.items():
             keep(store, name, value)
     records = changes.make(found.changes, journal_of(layout))
-    restarts = [change.client.restart for change in found.changes if change.is_needed and change.client is not _ROUTER]
+    restarts = [change.client.restart for change in found.changes if change.is_needed and change.client is not ROUTER_FILE]
     return Done(store.title if store else None, tuple(found.secrets), tuple(records), tuple(dict.fromkeys(restarts)))
 
 
-def _readable(path: str) -> tuple[str, str]:
+def readable(path: str) -> tuple[str, str]:
+    """A file's text, and its path. Raises ClientFileError."""
     try:
         return (disk.read(path).data or b"").decode("utf-8-sig"), path
     except UnicodeDecodeError:
@@ -211,7 +212,7 @@ def _client_changes(answers: Answers, layout: Layout, program: str, moved: Mappi
         yield change
 
 
-def _proven(text: str, path: str, env: Mapping[str, str]) -> Loaded[RouterConfig]:
+def proven(text: str, path: str, env: Mapping[str, str]) -> Loaded[RouterConfig]:
     """What the router makes of the text. Raises ConfigError with the places of the file as it would be."""
     import tempfile
 

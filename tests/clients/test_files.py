@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mcpbridge.clients import changes
-from mcpbridge.clients.entry import Entry
+from mcpbridge.clients import changes, shapes
+from mcpbridge.clients.document import Document
+from mcpbridge.clients.entry import Entry, Source
 from mcpbridge.clients.faults import ClientFileError
 from mcpbridge.clients.journal import journal_of
 from mcpbridge.clients.table import CLIENTS, Client, Layout, Location, System
@@ -137,7 +138,8 @@ def test_the_command_adds_lists_imports_removes_and_undoes(tmp_path: Path) -> No
         (["add", "curser"], 64, "did you mean cursor?"),
         (["add", "cursor", "--url", "ws://x"], 64, "must be http://"),
         (["add", "windsurf", "--scope", "project"], 64, "no file of scope project"),
-        (["list", "--replace"], 64, "belong to add and diff"),
+        (["list", "--replace"], 64, "belongs to add and diff"),
+        (["import", "--url", "http://x"], 64, "belong to add, diff and export"),
         (["add", "claude-desktop", "--url", "http://x/mcp"], 65, "mcpbridge router http://x/mcp"),
     ],
 )
@@ -152,3 +154,12 @@ def test_a_broken_file_is_told_in_json_too(tmp_path: Path) -> None:
     done = run(tmp_path, "add", "cursor", "--json")
     answer = json.loads(done.stdout)
     assert (done.returncode, answer["ok"], answer["error"]["line"]) == (65, False, 2)
+
+
+@pytest.mark.parametrize("key", CLIENTS)
+def test_what_is_exported_is_read_again_as_the_same_server(key: str, tmp_path: Path) -> None:
+    client = CLIENTS[key]
+    _, location = place(tmp_path, "linux", client)
+    text = changes.exported(client, location, [NEW])
+    ((name, plain),) = Document(text.encode(), client.format, location.servers, "x").entries().items()
+    assert shapes.read(client, name, plain, Source(key, "user", "x")).says_the_same(NEW)
