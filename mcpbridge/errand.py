@@ -65,6 +65,7 @@ class Errand:
         self._timeout = timeout
         self._walk: Walk | None = None
         self._id = 0
+        self.list_meta: dict[str, Any] = {}  # `_meta` of the list that was read last
 
     @property
     def protocol(self) -> str:
@@ -134,9 +135,11 @@ class Errand:
         """Every item of a list, all pages."""
         found: list[dict[str, Any]] = []
         params: dict[str, Any] = {}
+        self.list_meta = {}
         for _page in range(MAX_PAGES):
             result = await self.request(method, params, progress=progress)
             found += result.get(LISTS[method], [])
+            self.list_meta |= result.get("_meta") or {}
             if not (cursor := result.get("nextCursor")):
                 break
             params = {"cursor": cursor}

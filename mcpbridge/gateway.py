@@ -48,6 +48,7 @@ from mcpbridge.policies.auth import StaticToken, Verify, authenticate, bearer
 from mcpbridge.policies.authorize import authorize
 from mcpbridge.policies.jwt import JwtKeys
 from mcpbridge.policies.sessions import sessions
+from mcpbridge.policies.tool_search import tool_search
 from mcpbridge.policies.validate import validate
 from mcpbridge.pools import Pools
 from mcpbridge.process import on_hangup, on_signals, raise_fd_limit, run
@@ -161,6 +162,7 @@ class Gateway:
             execute = Execute(bridge.spawn, deadline=config.routing.request_timeout)
             endpoint = bridge.endpoint()
             overload = Overload(_overload_limits(config))
+            searches = [tool_search(above)] if (above := config.routing.tool_search_above) else []
             front = bridge.front(
                 [
                     access_log(self._registry, self._status.tallies),  # outermost: sees every outcome, also refusals
@@ -171,6 +173,7 @@ class Gateway:
                     execute.policy(),  # needs the principal
                     validate(),  # what the protocol version asks of a request
                     authorize(),  # needs the method
+                    *searches,  # innermost: what it asks for is what servers are asked
                 ],
                 endpoint,
             )

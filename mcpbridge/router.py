@@ -43,6 +43,7 @@ from mcpbridge.observe.metrics import Registry
 from mcpbridge.performance import Housekeeping
 from mcpbridge.policies.rate_limit import rate_limit
 from mcpbridge.policies.sessions import sessions
+from mcpbridge.policies.tool_search import tool_search
 from mcpbridge.policies.validate import validate
 from mcpbridge.pools import Pools
 from mcpbridge.process import first_of, on_signals, run
@@ -162,6 +163,8 @@ async def _serve(loaded: Loaded[RouterConfig]) -> int:
         ]
         if isinstance(target, Server):
             policies.append(prompt_initialize(target, INITIALIZE_WAIT))
+        if config.routing.tool_search_above:
+            policies.append(tool_search(config.routing.tool_search_above))
         client = DuplexClient(
             connection,
             bridge.front(policies, bridge.endpoint(_only_direct(config))),

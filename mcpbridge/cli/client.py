@@ -22,6 +22,7 @@ from mcpbridge.cli.target import add_reach, server_of, split, timeout_of
 from mcpbridge.errand import Errand, Failed, errand
 from mcpbridge.errors import BridgeError
 from mcpbridge.observe.log import configure
+from mcpbridge.policies.tool_search import BYTES_PER_TOKEN, SAVED
 from mcpbridge.process import run as run_loop
 
 Work = Callable[[Errand], Awaitable[int]]
@@ -38,6 +39,7 @@ def tools(name: str, arguments: list[str]) -> int:
             (f"{program} http://localhost:8081/mcp", "names and first lines"),
             (f"{program} --json https://example.com/mcp", "everything, as JSON"),
             (f"{program} -- npx -y @modelcontextprotocol/server-everything", "of a command"),
+            (f"{program} --cost http://localhost:8081/mcp", "what the list costs a model"),
             (f"{program} --disable files 'delete_*'", "hide tools: one word more in the configuration file"),
             (f"{program} --enable files 'delete_*'", "and show them again"),
         ],
@@ -50,6 +52,7 @@ def tools(name: str, arguments: list[str]) -> int:
     parser.add_argument("url", nargs="?", metavar="URL", help="address of the server; or a command after --")
     add_reach(parser)
     rule = ("SERVER", "TOOL")
+    parser.add_argument("--cost", action="store_true", help="also what the list costs a model: bytes, and tokens estimated")
     parser.add_argument("--disable", nargs=2, metavar=rule, help="hide a tool, or all that a pattern such as 'delete_*' fits")
     parser.add_argument("--enable", nargs=2, metavar=rule, help="take back what --disable wrote")
     parser.add_argument("--config", metavar="FILE", help="with them: the file to change (else the router's, or the gateway's)")
@@ -75,9 +78,22 @@ def tools(name: str, arguments: list[str]) -> int:
             print(f"{tool.get('name')!s:{width}}  {_plain(lines[0])}".rstrip())
             if arguments_ := _arguments(tool):
                 print(f"{'':{width}}    {arguments_}")
+        if options.cost or SAVED in one.list_meta:
+            print(_cost(found, one.list_meta.get(SAVED)), file=sys.stderr)
         return 0
 
     return _run(parser, options, options.url, command, work)
+
+
+def _cost(tools: list[dict[str, Any]], saved: Any) -> str:
+    """What a list costs a model in every conversation, and what a search in its place (``routing.tool_search_above``) saves."""
+    size = sum(len(json.dumps(tool, ensure_ascii=False, separators=(",", ":")).encode()) for tool in tools)
+    line = f"{len(tools)} tools, {size:,} bytes, about {size // BYTES_PER_TOKEN:,} tokens"
+    if isinstance(saved, dict) and isinstance(saved.get("bytes"), int) and saved["bytes"]:
+        less = 1 - size / saved["bytes"]
+        line += f"; they stand for {saved.get('behind')} tools, {saved['bytes']:,} bytes, about "
+        line += f"{saved['bytes'] // BYTES_PER_TOKEN:,} tokens: {less:.1%} saved"
+    return line
 
 
 def call(name: str, arguments: list[str]) -> int:

@@ -220,6 +220,9 @@ class Routing(Section, frozen=True, kw_only=True):
         Row(choice("auto", "always", "never"), "server__ before names; auto: unless exactly one server is configured"),
     ] = "auto"
     max_name_length: Annotated[int, Row(integer(16, 128), "longest exposed tool name; longer ones are hash-shortened")] = 48
+    tool_search_above: Annotated[
+        int, Row(integer(0), "longer lists of tools become find_tool and call_tool, which find and call them; 0: never")
+    ] = 0
     max_attempts: Annotated[int, Row(integer(1, 10), "sent attempts per call")] = 2
     strategy: Annotated[
         Literal["cross_protocol_least_conn", "least_conn", "round_robin", "weighted"],

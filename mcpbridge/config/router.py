@@ -210,6 +210,9 @@ class RouterRouting(Section, frozen=True, kw_only=True):
         Row(choice("always", "auto", "never"), "server__ before names of direct servers; auto: unless there is exactly one"),
     ] = "always"
     max_name_length: Annotated[int, Row(integer(16, 128), "longest exposed tool name; longer ones are hash-shortened")] = 48
+    tool_search_above: Annotated[
+        int, Row(integer(0), "longer lists of tools become find_tool and call_tool, which find and call them; 0: never")
+    ] = 0
 
 
 class RouterMetrics(Section, frozen=True, kw_only=True):

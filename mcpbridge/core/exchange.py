@@ -59,6 +59,7 @@ class Caller(Struct):  # like View and Exchange: made for every message, which c
     principal: Principal | None = None  # set by the authenticate policy
     request_id: str | None = None  # of the HTTP request, for logs and errors
     connection: object | None = None  # identity of the client connection; None when each message stands alone
+    is_rewritten: bool = False  # its headers speak of another call than its message does now
 
 
 class View(Struct):

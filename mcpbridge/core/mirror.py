@@ -107,7 +107,7 @@ def mirror(one: Handler) -> Handler:
         method = x.view.method
         if method == "tools/call" or method == "tools/list":
             caller = x.caller
-            if caller.protocol == "http" and caller.era == "modern":
+            if caller.protocol == "http" and caller.era == "modern" and not caller.is_rewritten:
                 server: Server = x.target  # type: ignore[assignment]
                 if method == "tools/list":
                     return _list(x, x.request, server, one)
