@@ -339,6 +339,8 @@ def check(config: GatewayConfig, place: Mapping[str, Place]) -> list[Problem]:
     protocols = config.server.protocols
     for key, path in config.server.health_checks.misplaced(protocols.websocket.path, protocols.sse.path, config.metrics.path):
         fault(f"server.health_checks.{key}.endpoint", f"{path} is the path of something else", "choose another below /health/")
+    if config.connection.pool.min_size > config.connection.pool.max_size:
+        fault("connection.pool.min_size", "more than max_size", "make it smaller")
     names: set[str] = set()
     for token in config.auth.static_tokens:
         if token.name in names:

@@ -238,3 +238,10 @@ def test_the_further_path_of_a_view_leads_nowhere_else(key: str, path: str, is_f
 def test_two_views_do_not_share_a_further_path() -> None:
     shared = {f"server__health_checks__{key}__endpoint": "/well" for key in ("http", "sse")}
     assert [fault.split(":")[0] for fault in checked(**shared)] == ["server.health_checks.sse.endpoint"]
+
+
+def test_a_pool_keeps_no_more_connections_than_it_may_have() -> None:
+    assert checked(connection__pool__min_size=5, connection__pool__max_size=4) == [
+        "connection.pool.min_size: more than max_size (make it smaller)"
+    ]
+    assert checked(connection__pool__min_size=4, connection__pool__max_size=4) == []
