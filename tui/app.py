@@ -13,9 +13,9 @@ import codecs
 import os
 import sys
 from collections.abc import Mapping
-from typing import TextIO
+from typing import Any, TextIO
 
-from mcpbridge.admin.client import Unreachable, fetch, watch
+from mcpbridge.admin.client import Unreachable, act, fetch, watch
 from mcpbridge.admin.text import EXIT_DOWN, exit_code, report, unreachable
 
 REMOTE_INTERVAL = 2.0
@@ -30,6 +30,8 @@ def main(
     once: bool = False,
     ascii: bool = False,  # noqa: A002
     color: bool = True,
+    screen: str = "overview",
+    read_only: bool = False,
 ) -> int:
     """Show the gateway at ``url`` (scheme, host, port) until the user quits; ``interval`` in seconds.
 
@@ -39,7 +41,7 @@ def main(
     plain = ascii or not is_utf8(sys.stderr)
     if once or not is_terminal(sys.stdin, sys.stderr, os.environ):
         return asyncio.run(print_status(url, token, plain=plain or not is_utf8(sys.stdout)))
-    return _run_dashboard(url, token, interval=interval, plain=plain, color=color)
+    return _run_dashboard(url, token, interval=interval, plain=plain, color=color, screen=screen, read_only=read_only)
 
 
 async def print_status(url: str, token: str | None, *, plain: bool) -> int:
@@ -71,7 +73,9 @@ def is_utf8(stream: TextIO) -> bool:
         return False
 
 
-def _run_dashboard(url: str, token: str | None, *, interval: float, plain: bool, color: bool) -> int:
+def _run_dashboard(
+    url: str, token: str | None, *, interval: float, plain: bool, color: bool, screen: str, read_only: bool
+) -> int:
     # Textual reads these once, when it is imported.
     os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
     if not color:
@@ -80,7 +84,19 @@ def _run_dashboard(url: str, token: str | None, *, interval: float, plain: bool,
         os.environ.setdefault("TEXTUAL_FPS", "15")
         interval = max(interval, REMOTE_INTERVAL)
     from tui.dashboard.dashboard import Dashboard
+    from tui.dashboard.screens import SCREENS
 
-    app = Dashboard(lambda: watch(url, token, interval), url=url, interval=interval, plain=plain)
+    async def ask(method: str, path: str, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        return await act(method, url, path, body, token)
+
+    first = next(row.key for row in SCREENS if row.title.lower() == screen)
+    app = Dashboard(
+        lambda: watch(url, token, interval),
+        url=url,
+        interval=interval,
+        plain=plain,
+        first=first,
+        ask=None if read_only else ask,
+    )
     app.run()
     return app.return_code or 0

@@ -9,8 +9,9 @@ Source: contract http.status, http.status.stream; architecture section 10.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Literal
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -21,6 +22,7 @@ from mcpbridge.observe.snapshot import Snapshot, decode
 from mcpbridge.wire.sse import SseParser
 
 API = "/api/v1"
+ACT_TIMEOUT = 60.0  # seconds; a test of a backend has several stages
 STATUS_PATH = f"{API}/status"
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _ENDPOINTS = frozenset({"", "/", "/mcp", "/ws", STATUS_PATH, f"{STATUS_PATH}/stream"})
@@ -47,6 +49,30 @@ async def fetch(url: str, token: str | None = None, *, timeout: float = 5.0, ca_
         raise Unreachable(str(error)) from error
     _check(answer.status, answer.content_type, "application/json")
     return _read(answer.body)
+
+
+async def act(
+    method: str, url: str, path: str, body: Mapping[str, Any], token: str | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Status and JSON object of what the bridge at ``url`` answers to a change of itself. Raises Unreachable."""
+    try:
+        answer = await outbound.ask(
+            method,
+            place_of(url, path),
+            json.dumps(body).encode(),
+            headers=headers_of(token),
+            timeout=ACT_TIMEOUT,
+            socket=socket_of(url),
+        )
+    except outbound.OutboundError as error:
+        raise Unreachable(str(error)) from error
+    try:
+        found = json.loads(answer.body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Unreachable(f"no gateway there: HTTP {answer.status}, {answer.content_type}", "not_a_bridge")
+    return answer.status, found
 
 
 async def watch(

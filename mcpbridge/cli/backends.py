@@ -12,7 +12,7 @@ import sys
 from typing import Any
 from urllib.parse import quote
 
-from mcpbridge.admin.client import Unreachable, fetch, headers_of, place_of, socket_of
+from mcpbridge.admin.client import Unreachable, act, fetch
 from mcpbridge.admin.text import clean
 from mcpbridge.admin.views import body as body_of
 from mcpbridge.cli.outcomes import EX_FAILED, EX_REFUSED, EX_UNREACHABLE
@@ -20,7 +20,6 @@ from mcpbridge.cli.window import where, window_parser
 from mcpbridge.observe.snapshot import BackendStatus
 
 VERBS = ("list", "test", "drain", "undrain", "weight")
-TIMEOUT = 60.0  # seconds; a test has several stages
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -61,36 +60,12 @@ def run(name: str, arguments: list[str]) -> int:
             if not 0 <= weight <= 100:
                 parser.error(f"a weight is a number from 0 to 100, not {options.weight!r}")
             body = {"endpoints": {options.endpoint: weight}}
-            return _told(program, asyncio.run(_ask("PUT", url, "/load-balancer/weights", body, token)), options)
+            return _told(program, asyncio.run(act("PUT", url, "/load-balancer/weights", body, token)), options)
         path = f"/backends/{quote(options.endpoint)}/{options.verb}"
-        return _told(program, asyncio.run(_ask("POST", url, path, {}, token)), options)
+        return _told(program, asyncio.run(act("POST", url, path, {}, token)), options)
     except Unreachable as error:
         print(f"{program}: {error}", file=sys.stderr)
         return EX_REFUSED if error.kind == "refused" else EX_UNREACHABLE
-
-
-async def _ask(method: str, url: str, path: str, body: dict[str, Any], token: str | None) -> tuple[int, Any]:
-    """Status and JSON of an action's answer. Raises Unreachable."""
-    from mcpbridge import outbound
-
-    try:
-        answer = await outbound.ask(
-            method,
-            place_of(url, path),
-            json.dumps(body).encode(),
-            headers=headers_of(token),
-            timeout=TIMEOUT,
-            socket=socket_of(url),
-        )
-    except outbound.OutboundError as error:
-        raise Unreachable(str(error)) from error
-    try:
-        found = json.loads(answer.body)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise Unreachable(f"no gateway there: HTTP {answer.status}, {answer.content_type}", "not_a_bridge")
-    return answer.status, found
 
 
 def _told(program: str, said: tuple[int, Any], options: Any) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mcpbridge.admin.routers import Router
 
+SCREENS = ("overview", "protocols", "backends", "pools", "balancer", "events")
 DEFAULT_URL = "http://127.0.0.1:9090"
 
 
@@ -78,6 +79,8 @@ def tui(name: str, arguments: list[str]) -> int:
          (f"{name} tui --once", "print one status as text and exit")],
     )  # fmt: skip
     parser.add_argument("--interval", default="1s", metavar="TIME", help="time between two documents (default 1s)")
+    parser.add_argument("--screen", choices=SCREENS, default="overview", metavar="NAME", help=f"one of {', '.join(SCREENS)}")
+    parser.add_argument("--read-only", action="store_true", help="change nothing on the gateway, whatever the token allows")
     parser.add_argument("--once", action="store_true", help="print one status as text; exit 0 ok, 1 degraded, 2 down")
     parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
     parser.add_argument("--no-color", action="store_true", help="no colours (as the variable NO_COLOR)")
@@ -92,7 +95,16 @@ def tui(name: str, arguments: list[str]) -> int:
     from tui.app import main as show
 
     color = not options.no_color and not os.environ.get("NO_COLOR")
-    return show(url, token, interval=interval, once=options.once, ascii=options.ascii, color=color)
+    return show(
+        url,
+        token,
+        interval=interval,
+        once=options.once,
+        ascii=options.ascii,
+        color=color,
+        screen=options.screen,
+        read_only=options.read_only,
+    )
 
 
 def window_parser(program: str, description: str, examples: list[tuple[str, str]]) -> Parser:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mcpbridge.observe.balancing import Factors, LoadBalancer, ProtocolShare
+from mcpbridge.observe.pools import PoolStatus
 from mcpbridge.observe.snapshot import (
     BackendStatus,
     Event,
@@ -44,6 +46,34 @@ def picture(status: State, protocols: list[ProtocolStatus], backends: list[Backe
         "sessions": Sessions("memory", 212, True),
     }
     return Snapshot(**{**fields, **more})  # type: ignore[arg-type]
+
+
+def balancer(backends: list[BackendStatus], **shares: ProtocolShare) -> LoadBalancer:
+    """Weights of the guide; ``shares`` by protocol."""
+    weights = {"stdio": 1.5, "websocket": 1.2, "http": 1.0, "sse": 0.8, "tcp_binary": 1.3}
+    rows = tuple(shares.get(name, ProtocolShare(name, weight, weight, False, 0, 0)) for name, weight in weights.items())
+    return LoadBalancer(
+        healthy=True,
+        strategy="cross_protocol",
+        endpoint_strategy="cross_protocol_least_conn",
+        health_aware=True,
+        fallback_enabled=True,
+        panic=False,
+        since="2026-11-17T10:02:30.000Z",
+        requests_total=1_284_000,
+        eligible=sum(row.eligible for row in rows),
+        total=len(backends),
+        protocols=rows,
+        weights=weights,
+        defaults=weights,
+        factors={name: Factors(row.current_weight / weights[name], 1.0, 1.0) for name, row in zip(weights, rows, strict=True)},
+        endpoints={backend.endpoint: backend.weight for backend in backends},
+        window_sec=300.0,
+        requests_window=62_210,
+        decisions_total=1_284_000,
+        failovers_total=12,
+        retries_total=31,
+    )
 
 
 def make_healthy() -> Snapshot:
@@ -105,7 +135,15 @@ def make_healthy() -> Snapshot:
         Event("2026-11-23T13:58:18.000Z", "info", "backend_up", "answers again, 2 of 2 checks", "http", "weather"),
         Event("2026-11-23T14:01:02.000Z", "info", "config_reloaded", "configuration loaded"),
     )
-    return picture("ok", protocols, backends, events=events)
+    shares = {
+        "stdio": ProtocolShare("stdio", 1.5, 1.5, True, 2, 2, 700_000, 19_000, 0.6, 0.602, Latency(1.2, 3.1, 9.8), 0.0),
+        "http": ProtocolShare("http", 1.0, 1.0, True, 1, 1, 584_000, 43_210, 0.4, 0.398, Latency(6.1, 12.4, 30.7), 0.0004),
+    }
+    pools = (
+        PoolStatus("everything", "stdio", 2, 2, 0, 0, 20, hits=400, misses=2, efficiency=0.995025),
+        PoolStatus("weather", "http", 9, 4, 5, 0, 100, 2, 9000, 12, 0.998669, Latency(1.1, 5.8, 9.0)),
+    )
+    return picture("ok", protocols, backends, events=events, load_balancer=balancer(backends, **shares), pools=pools)
 
 
 def make_outage() -> Snapshot:
@@ -192,4 +230,15 @@ def make_outage() -> Snapshot:
         ),
     )
     reasons = ("sse: no healthy backend", "stdio: git/0 down")
-    return picture("degraded", protocols, backends, events=events, reasons=reasons)
+    shares = {
+        "stdio": ProtocolShare("stdio", 1.5, 1.0, True, 2, 4, 700_000, 19_000, 0.625, 0.71, Latency(1.2, 3.1, 9.8), 0.0021),
+        "http": ProtocolShare("http", 1.0, 0.6, True, 2, 2, 584_000, 43_210, 0.375, 0.29, Latency(31.0, 88.0, 410.0), 0.016),
+        "sse": ProtocolShare("sse", 0.8, 0.08, False, 0, 1),
+    }
+    pools = (
+        PoolStatus("everything", "stdio", 2, 2, 0, 0, 20, hits=400, misses=2, efficiency=0.995025),
+        PoolStatus("api", "http", 100, 100, 0, 4, 100, 2, 9000, 112, 0.987709, Latency(1.1, 5.8, 9.0)),
+        PoolStatus("weather", "http", 95, 92, 3, 0, 100, 2, 90, 95, 0.486486),
+    )
+    more = {"load_balancer": balancer(backends, **shares), "pools": pools}
+    return picture("degraded", protocols, backends, events=events, reasons=reasons, **more)

@@ -1,4 +1,4 @@
-"""The Overview: protocols, servers and backends, figures, what needs somebody, events. Shows what it is given, fetches nothing.
+"""The Overview: protocols, servers and backends, figures, what needs somebody, events.
 
     80x24   head, figures, protocols, backends, the selected one in one line, events below
     140x40  head, four tiles, tables at the left; problems, the selected backend and events at the right
@@ -9,18 +9,16 @@ Source: ux.md sections 1.2, 1.4, 1.7.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
-from textual.screen import Screen
-from textual.widgets import Footer, Input, Label
 
 from mcpbridge.admin.text import calls_per_second, error_rate
 from mcpbridge.observe.snapshot import BackendStatus, Snapshot
 from tui.dashboard import lines
-from tui.dashboard.filter import Accept, BadFilter, parse_filter
 from tui.dashboard.rows import (
     BACKEND_COLUMNS,
     EVENT_COLUMNS,
@@ -31,44 +29,39 @@ from tui.dashboard.rows import (
     key,
     protocol_rows,
 )
+from tui.dashboard.view import Tab, View
 from tui.widgets.lines import Line, Lines
-from tui.widgets.table import LiveTable
+from tui.widgets.table import LiveTable, Row
 
 HISTORY = 300
 """Documents whose figures are kept for the bars."""
 RESORT_SECONDS = 2.0
 """Rows change places at most this often. Source: ux.md section 1.2."""
-MIN_SIZE = (60, 15)
 TILES = {"calls": "Calls per second", "usable": "Backends", "errors": "Errors", "sessions": "Sessions"}
 
 
-class Overview(Screen[None]):
+class Overview(View):
     """See the module."""
 
-    HORIZONTAL_BREAKPOINTS = [(0, "-xs"), (MIN_SIZE[0], "-narrow"), (80, "-normal"), (120, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-tiny"), (MIN_SIZE[1], "-short"), (24, "-tall"), (34, "-high")]  # noqa: RUF012
     AUTO_FOCUS = "#backends"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "app.focus_next", "Tables", key_display="tab", tooltip="Next table (Shift-Tab: previous)")
+        Binding("enter", "app.open", "Open", key_display="Enter", tooltip="The row on its own screen"),
     ]
+    table = "backends"
+    columns = BACKEND_COLUMNS
+    nothing = "no servers configured: mcpbridge gateway --server NAME=URL"
+    counts = False  # its title does
 
-    def __init__(self, url: str, *, plain: bool) -> None:
-        super().__init__()
-        self.url = url
-        self.plain = plain
-        self.snapshot: Snapshot | None = None
+    def __init__(self, url: str, tab: Tab, tabs: Sequence[Tab], *, plain: bool) -> None:
+        super().__init__(url, tab, tabs, plain=plain)
         self.calls: deque[float | None] = deque(maxlen=HISTORY)
         self.errors: deque[float | None] = deque(maxlen=HISTORY)
         self._order: list[str] = []
         self._sorted_at = float("-inf")
-        self._accept: Accept | None = None
-        self.set_class(plain, "-ascii")
 
-    def compose(self) -> ComposeResult:
-        """The parts, in the order of a small window."""
+    def parts(self) -> ComposeResult:
+        """In the order of a small window."""
         looks: dict[str, Any] = {"plain": self.plain}
-        yield Lines(id="head", **looks)
-        yield Lines(id="banner", **looks)
         yield Lines(id="figures", **looks)
         with Horizontal(id="tiles"):
             for name, heading in TILES.items():
@@ -78,135 +71,67 @@ class Overview(Screen[None]):
         with Container(id="body"):
             with Vertical(id="main"):
                 waiting = f"connecting to {self.url} ..."
-                yield self._titled(LiveTable(PROTOCOL_COLUMNS, empty=waiting, id="protocols", **looks), "Protocols")
-                yield self._titled(LiveTable(BACKEND_COLUMNS, empty="", id="backends", **looks), "Servers and backends")
+                yield self.titled(LiveTable(PROTOCOL_COLUMNS, empty=waiting, id="protocols", **looks), "Protocols")
+                yield self.titled(LiveTable(BACKEND_COLUMNS, empty="", id="backends", **looks), "Servers and backends")
                 yield Lines(id="chosen", **looks)
             with Vertical(id="side"):
-                yield self._titled(Lines(id="problems", **looks), "What needs you")
-                yield self._titled(Lines(id="selected", **looks), "Selected backend")
+                yield self.titled(Lines(id="problems", **looks), "What needs you")
+                yield self.titled(Lines(id="selected", **looks), "Selected backend")
                 tail = LiveTable(EVENT_COLUMNS, empty="", id="events", heading=False, newest_first=True, **looks)
-                yield self._titled(tail, "Events, newest first")
-        yield Lines(id="compact", **looks)
-        with Horizontal(id="filter-bar"):
-            yield Label("/")
-            yield Input(placeholder="text  !text  state:down  protocol:http   (Enter keeps it, Esc clears it)", id="filter")
-            yield Label("", id="filter-error")
-        yield Footer(show_command_palette=False)
-
-    def _titled(self, widget: LiveTable | Lines, heading: str) -> LiveTable | Lines:
-        widget.add_class("panel")
-        widget.border_title = heading
-        return widget
+                yield self.titled(tail, "Events, newest first")
 
     def record(self, snapshot: Snapshot) -> None:
-        """Keep a document's figures for the bars; also done while the view is paused."""
+        """Keep a document's figures for the bars; also done while another screen is shown, or the view is paused."""
         self.calls.append(calls_per_second(snapshot))
         self.errors.append(error_rate(snapshot))
 
     def show(self, snapshot: Snapshot, now: float) -> None:
-        """Paint a document. ``now`` is a time in seconds of any clock that does not go back."""
-        self.snapshot = snapshot
-        resort = now - self._sorted_at >= RESORT_SECONDS and not self.query_one("#filter", Input).has_focus
+        """Paint a document; problems come first, and rows change places only now and then."""
+        resort = now - self._sorted_at >= RESORT_SECONDS and not self.is_typing
         self._order = attention_order(snapshot, self._order, resort=resort)
         self._sorted_at = now if resort else self._sorted_at
-        with self.app.batch_update():
-            protocols = self.query_one("#protocols", LiveTable)
-            protocols.show(protocol_rows(snapshot, plain=self.plain))
-            self.query_one("#events", LiveTable).empty = "nothing happened yet"
-            self.query_one("#events", LiveTable).show(event_rows(snapshot.events, plain=self.plain))
-            self._show_backends(snapshot)
-            self._show_figures(snapshot)
-            self._show_compact()
+        super().show(snapshot, now)
 
-    def _show_backends(self, snapshot: Snapshot) -> None:
-        table = self.query_one("#backends", LiveTable)
+    def rows(self, snapshot: Snapshot) -> Sequence[Row]:
+        """Backends, problems first."""
         rows = backend_rows(snapshot, plain=self.plain)
-        ordered = [rows[name] for name in self._order]
-        shown = [row for row in ordered if self._accept(row)] if self._accept else ordered
-        table.empty = "no backend matches the filter" if rows else "no servers configured: mcpbridge gateway --server NAME=URL"
-        table.border_title = lines.title(snapshot, len(shown))
-        table.show(shown)
-        self._show_selected()
+        return [rows[name] for name in self._order if name in rows]
 
-    def _show_figures(self, snapshot: Snapshot) -> None:
+    def paint(self, snapshot: Snapshot, now: float) -> None:
+        """The other tables, and the figures."""
+        self.query_one("#protocols", LiveTable).show(protocol_rows(snapshot, plain=self.plain))
+        self.query_one("#events", LiveTable).empty = "nothing happened yet"
+        self.query_one("#events", LiveTable).show(event_rows(snapshot.events, plain=self.plain))
+        self.main.border_title = lines.title(snapshot, len(self.main.rows))
         plain, calls, errors = self.plain, self.calls, self.errors
-        self._lines("figures").show(lambda width: [lines.figures(snapshot, list(calls), width, plain=plain)])
-        self._lines("tile-calls").show(lambda width: lines.calls_tile(snapshot, list(calls), width, plain=plain))
-        self._lines("tile-errors").show(lambda width: lines.errors_tile(snapshot, list(errors), width, plain=plain))
-        self._lines("tile-usable").show(lambda width: lines.backends_tile(snapshot, plain=plain))
-        self._lines("tile-sessions").show(lambda width: lines.sessions_tile(snapshot, plain=plain))
-        self._lines("problems").show(lambda width: lines.problems(snapshot, width, plain=plain))
+        self.block("figures").show(lambda width: [lines.figures(snapshot, list(calls), width, plain=plain)])
+        self.block("tile-calls").show(lambda width: lines.calls_tile(snapshot, list(calls), width, plain=plain))
+        self.block("tile-errors").show(lambda width: lines.errors_tile(snapshot, list(errors), width, plain=plain))
+        self.block("tile-usable").show(lambda width: lines.backends_tile(snapshot, plain=plain))
+        self.block("tile-sessions").show(lambda width: lines.sessions_tile(snapshot, plain=plain))
+        self.block("problems").show(lambda width: lines.problems(snapshot, width, plain=plain))
 
-    def _show_selected(self) -> None:
+    def highlighted(self) -> None:
+        """The backend under the cursor, in one line and in full."""
         snapshot, chosen, plain = self.snapshot, self.selected, self.plain
         if snapshot is None or chosen is None:
-            self._lines("chosen").show(lambda width: [Line()])
-            self._lines("selected").show(lambda width: [Line()])
+            self.block("chosen").show(lambda width: [Line()])
+            self.block("selected").show(lambda width: [Line()])
             return
-        self._lines("chosen").show(lambda width: [lines.selected_line(chosen, snapshot, plain=plain)])
-        self._lines("selected").show(lambda width: lines.selected(chosen, snapshot, width, plain=plain))
-
-    def _show_compact(self) -> None:
-        snapshot, plain, size = self.snapshot, self.plain, (self.size.width, self.size.height)
-        self._lines("compact").show(lambda width: lines.compact(snapshot, size, MIN_SIZE, plain=plain))
+        self.block("chosen").show(lambda width: [lines.selected_line(chosen, snapshot, plain=plain)])
+        self.block("selected").show(lambda width: lines.selected(chosen, snapshot, width, plain=plain))
 
     @property
     def selected(self) -> BackendStatus | None:
         """The backend under the cursor of its table."""
-        wanted = self.query_one("#backends", LiveTable).key
+        wanted = self.main.key
         return next((b for b in self.snapshot.backends if key(b) == wanted), None) if self.snapshot else None
 
-    def show_head(self, fresh: lines.Freshness) -> None:
-        """Repaint the first line."""
-        line = lines.head(self.snapshot, self.url, fresh, plain=self.plain)
-        self._lines("head").show(lambda width: [line])
-
     def show_outage(self, outage: lines.Outage | None, now: float) -> None:
-        """Grey the last picture and say since when and why there is no newer one; None ends that. ``now``: Unix seconds."""
-        self.set_class(outage is not None, "-lost")
-        if outage is None:
-            return
-        line = lines.banner(outage, now, plain=self.plain)
-        self._lines("banner").show(lambda width: [line])
-        if self.snapshot is None:
+        """Also the first table says what to do while there never was a document."""
+        super().show_outage(outage, now)
+        if outage is not None and self.snapshot is None:
             table = self.query_one("#protocols", LiveTable)
-            table.empty = "no data yet. Start a gateway with: mcpbridge gateway   or name another one: --gateway URL"
+            table.empty, self.main.empty = self.main.empty, ""
             table.refresh()
-
-    def start_filter(self) -> None:
-        """Open the filter line and put the cursor in it."""
-        self.add_class("-filtering")
-        self.query_one("#filter", Input).focus()
-
-    def clear_filter(self) -> None:
-        """Close the filter line; all rows are shown."""
-        field = self.query_one("#filter", Input)
-        field.value = ""
-        self.remove_class("-filtering")
-        self.query_one("#backends", LiveTable).focus()
-
-    def on_input_changed(self, event: Input.Changed) -> None:
-        problem = ""
-        try:
-            self._accept = parse_filter(event.value, BACKEND_COLUMNS) if event.value.strip() else None
-        except BadFilter as error:
-            problem = str(error)
-        self.query_one("#filter-bar").set_class(bool(problem), "-invalid")
-        self.query_one("#filter-error", Label).update(problem, layout=True)
-        if not problem and self.snapshot is not None:
-            self._show_backends(self.snapshot)
-
-    def on_input_submitted(self) -> None:
-        if not self.query_one("#filter", Input).value.strip():
-            self.clear_filter()
-        self.query_one("#backends", LiveTable).focus()
-
-    def on_live_table_highlighted(self, event: LiveTable.Highlighted) -> None:
-        if event.table.id == "backends":
-            self._show_selected()
-
-    def on_resize(self) -> None:
-        self._show_compact()
-
-    def _lines(self, name: str) -> Lines:
-        return self.query_one(f"#{name}", Lines)
+            self.main.refresh()

@@ -63,13 +63,18 @@ def backend_rows(snapshot: Snapshot, *, plain: bool = False) -> dict[str, Row]:
 
 def event_rows(events: Sequence[Event], *, plain: bool = False) -> list[Row]:
     """One row per event, newest first."""
+    return [Row(name, _event(event, plain)) for name, event in named_events(events)][::-1]
+
+
+def named_events(events: Sequence[Event]) -> list[tuple[str, Event]]:
+    """Each event with a name of its own; two may say the same in the same moment."""
     seen: dict[tuple[str, str, str], int] = {}
-    rows: list[Row] = []
+    named = []
     for event in events:
         same = (event.time, event.event, event.message)
         seen[same] = seen.get(same, 0) + 1
-        rows.append(Row("\0".join((*same, str(seen[same]))), _event(event, plain)))
-    return rows[::-1]
+        named.append(("\0".join((*same, str(seen[same]))), event))
+    return named
 
 
 def key(backend: BackendStatus) -> str:
@@ -132,10 +137,15 @@ def _errors(fraction: float | None, tone: Tone) -> Cell:
     return Cell(percent(fraction), tone)
 
 
+def where_of(event: Event) -> str:
+    """What an event is about: protocol, server, or both."""
+    return "/".join(part for part in (event.protocol, event.server) if part)
+
+
 def _event(event: Event, plain: bool) -> tuple[Cell, ...]:
     tone = LEVEL_TONES.get(event.level, "plain")
     glyph = {"bad": MARKS["down"], "warn": MARKS["degraded"]}.get(tone)
     lead = (glyph.plain if plain else glyph.glyph) if glyph else ("|" if plain else "·")
-    where = "/".join(part for part in (event.protocol, event.server) if part)
+    where = where_of(event)
     text = f"{lead} {f'{where}: ' if where else ''}{event.message}"
     return (Cell(clock(event.time), "muted"), Cell(clean(text, plain=plain), tone))
