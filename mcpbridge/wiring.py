@@ -34,7 +34,7 @@ from mcpbridge.proxies import proxy_for
 from mcpbridge.secrets import has_secrets, resolve_endpoint
 from mcpbridge.transports.http.dial import dial as dial_http
 from mcpbridge.transports.http.upstream import CONTENT_TYPES
-from mcpbridge.transports.http1.health import ask_health
+from mcpbridge.transports.http1.health import HealthPath
 from mcpbridge.transports.http1.pool import HttpPool
 from mcpbridge.transports.proxy import Route
 from mcpbridge.transports.sse.dial import COMEBACK, Comeback
@@ -389,14 +389,8 @@ class Reach:
     def _knock(self, name: str, endpoint: EndpointSpec) -> Knock:
         """Ask the health path of a server whose protocol has none."""
         url = rescheme(endpoint.url, "https", "http")
-
-        async def knock() -> None:
-            headers = _headers(resolve_endpoint(endpoint))
-            await ask_health(
-                name, url, self._health_path, headers, ssl=self._context_for(endpoint), proxy=proxy_for(url, os.environ)
-            )
-
-        return knock
+        tls, proxy = self._context_for(endpoint), proxy_for(url, os.environ)
+        return HealthPath(name, url, self._health_path, lambda: _headers(resolve_endpoint(endpoint)), ssl=tls, proxy=proxy).ask
 
     def _stream(self, pools: set[PoolKey], name: str, endpoint: EndpointSpec) -> Dial:
         url = rescheme(endpoint.url, "https", "http")

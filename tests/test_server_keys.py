@@ -167,8 +167,11 @@ def test_a_websocket_server_is_down_while_its_health_path_says_so(tmp_path: Path
             until(told, lambda one: one["state"] == "ok")
             state.health = 503
             assert "HTTP 503 at /well" in until(told, lambda one: one["state"] == "down")["reason"]
-            state.health = 404  # nothing of the kind is offered
+            state.health = 404  # nothing of the kind is offered, and it is not asked again
             until(told, lambda one: one["state"] == "ok")
+            asked, checks = len(state.asked), told()["last_check"]
+            until(told, lambda one: one["last_check"] != checks)
+            assert len(state.asked) == asked
     assert set(state.asked) == {"/well"}
 
 

@@ -31,7 +31,10 @@ class WebSocketBackends(Section, frozen=True, kw_only=True):
     auto_discovery: Annotated[bool, Row(BOOL, "use those that discovery finds")] = True
     health_check_path: Annotated[
         str,
-        Row(_TARGET, "asked by GET on the same port before each check: 5xx or silence is a failed one, anything else is not"),
+        Row(
+            _TARGET,
+            "asked by GET on the same port before a check; 5xx or silence: it failed; 404 and the like: not offered",
+        ),
     ] = "/health"
     timeout: Annotated[float, Row(duration(0.001), "connect and upgrade")] = 10.0
 

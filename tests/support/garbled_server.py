@@ -264,6 +264,9 @@ class Listener:
 
     async def websocket(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         _, _, fields, _ = await read_http(reader)
+        if "sec-websocket-key" not in fields:  # somebody looks for a health path
+            writer.write(b"HTTP/1.1 404 X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            return
         accept = base64.b64encode(hashlib.sha1((fields["sec-websocket-key"] + WEBSOCKET).encode()).digest()).decode()
         hello = [f"sec-websocket-accept: {accept}", "upgrade: websocket", "connection: upgrade", "sec-websocket-protocol: mcp"]
         writer.write("\r\n".join(["HTTP/1.1 101 X", *hello, "", ""]).encode())

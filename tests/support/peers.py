@@ -124,7 +124,6 @@ def environment(**extra: str) -> dict[str, str]:
         "PEERS_NODE": str(setup.module("node").parent),
         "PYTHONPATH": str(setup.ROOT),
         "PYTHONUNBUFFERED": "1",
-        "MCP_CONNECTION_POOLING_ENABLED": "false",
         **SHARED_OFF,
         **extra,
     }
