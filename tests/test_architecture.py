@@ -57,7 +57,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*WIRINGS, *ATTIC), (*ATTIC, "admin", *ROOMS, "core", "wire", *CELLAR)),
     "cli": (*WIRINGS, *ATTIC, "setup", "admin", *ROOMS, "core", "wire", *CELLAR, "tui"),
     "__main__": ("cli",),
-    "tui": ("config", "observe.snapshot", "admin.client", "admin.text", "secrets", "clients", "checks", "setup"),
+    "tui": (
+        *("config", "secrets", "clients", "checks", "setup", "admin.client", "admin.text"),
+        *("observe.snapshot", "observe.balancing", "observe.pools", "observe.findings"),  # the document and its parts
+    ),
 }
 #: third-party library -> the modules (and packages) that own it.
 OWNERS: dict[str, tuple[str, ...]] = {

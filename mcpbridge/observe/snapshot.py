@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -35,6 +35,7 @@ MAX_EVENTS = 200
 State = Literal["ok", "degraded", "down", "unknown", "disabled", "draining", "starting"]
 Breaker = Literal["closed", "half_open", "open"]
 
+T = TypeVar("T")
 _SERVING = frozenset({"ok", "degraded"})
 _WORST_FIRST: tuple[State, ...] = ("down", "draining", "starting")
 _BREAKERS: tuple[Breaker, ...] = ("closed", "half_open", "open")
@@ -189,6 +190,11 @@ def decode(raw: bytes) -> Snapshot:
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the document. Source: contract http.status.schema."""
     return msgspec.json.schema(Snapshot)
+
+
+def part(value: T | msgspec.UnsetType) -> T | None:
+    """A part of the document that not every program has."""
+    return None if isinstance(value, msgspec.UnsetType) else value
 
 
 def timestamp(seconds: float) -> str:

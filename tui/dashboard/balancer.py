@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from msgspec import UnsetType
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 
 from mcpbridge.admin.text import MARKS, Tone, clean, milliseconds, percent, state_word
 from mcpbridge.observe.balancing import LoadBalancer, ProtocolShare
-from mcpbridge.observe.snapshot import Snapshot, State
+from mcpbridge.observe.snapshot import Snapshot, State, part
 from tui.dashboard.actions import Act, Menu
 from tui.dashboard.view import View
 from tui.widgets.lines import Line, Lines
@@ -159,8 +158,7 @@ def shares(balance: LoadBalancer, wanted: Mapping[str, float]) -> dict[str, floa
 
 
 def _of(snapshot: Snapshot | None) -> LoadBalancer | None:
-    found = snapshot.load_balancer if snapshot is not None else None
-    return None if found is None or isinstance(found, UnsetType) else found
+    return part(snapshot.load_balancer) if snapshot is not None else None
 
 
 def _weight(balance: LoadBalancer, row: str) -> float:

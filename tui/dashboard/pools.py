@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from msgspec import UnsetType
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from mcpbridge.admin.text import Tone, clean, percent
 from mcpbridge.observe.pools import PoolStatus
-from mcpbridge.observe.snapshot import Snapshot
+from mcpbridge.observe.snapshot import Snapshot, part
 from tui.dashboard.actions import Act, Menu
 from tui.dashboard.view import View
 from tui.widgets.table import Cell, Column, LiveTable, Row
@@ -56,8 +55,7 @@ class Pools(View):
 
     def rows(self, snapshot: Snapshot) -> Sequence[Row]:
         """One per server and protocol."""
-        pools = () if isinstance(snapshot.pools, UnsetType) else snapshot.pools
-        return [Row(f"{pool.server}\0{pool.protocol}", _cells(pool, self.plain)) for pool in pools]
+        return [Row(f"{pool.server}\0{pool.protocol}", _cells(pool, self.plain)) for pool in part(snapshot.pools) or ()]
 
     def action_act(self) -> None:
         """What can be done about all pools."""

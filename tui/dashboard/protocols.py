@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from msgspec import UnsetType
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 
 from mcpbridge.admin.text import MARKS, clean, clock, endpoint, milliseconds, percent, state_word
 from mcpbridge.observe.findings import Detections
-from mcpbridge.observe.snapshot import ProtocolStatus, Snapshot
+from mcpbridge.observe.snapshot import ProtocolStatus, Snapshot, part
 from tui.dashboard.rows import PROTOCOL_COLUMNS, protocol_rows
 from tui.dashboard.view import View
 from tui.widgets.lines import Line, Lines
@@ -64,8 +63,8 @@ def detail(protocol: ProtocolStatus, snapshot: Snapshot, *, plain: bool) -> list
         ("ms", f"p50 {milliseconds(latency.p50)} · p95 {milliseconds(latency.p95)} · p99 {milliseconds(latency.p99)}"),
         ("errors", f"{percent(protocol.error_rate)} % · breaker {(protocol.breaker or '–').replace('_', ' ')}"),
     ]
-    if not isinstance(snapshot.detection, UnsetType) and protocol.enabled:
-        found = snapshot.detection
+    found = part(snapshot.detection)
+    if found is not None and protocol.enabled:
         values.append(("detection", f"all protocols: {_told(found)}"))
     made = [Line((Cell(f"{protocol.name}  "), Cell(state_word(protocol.state, plain=plain), MARKS[protocol.state].tone)))]
     made += [Line((Cell(f"{name:<10}", "muted"), Cell(clean(value, plain=plain)))) for name, value in values]

@@ -8,6 +8,7 @@ Source: ux.md sections 1.2, 1.4, 1.5.
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -69,13 +70,13 @@ class View(Screen[None]):
 
     # What a screen says of itself
 
+    @abstractmethod
     def parts(self) -> ComposeResult:
         """Its own widgets, between the first lines and the filter."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows(self, snapshot: Snapshot) -> Sequence[Row]:
         """The rows of the main table, in their usual order."""
-        raise NotImplementedError
 
     def paint(self, snapshot: Snapshot, now: float) -> None:
         """Everything but the main table."""

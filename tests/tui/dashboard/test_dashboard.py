@@ -53,9 +53,9 @@ async def say(pilot: Pilot[None], gateway: Gateway, item: Snapshot | Unreachable
     assert isinstance(app, Dashboard)
     await gateway.said.put(item)
     if isinstance(item, Snapshot):
-        await until(pilot, lambda: app.newest is item)
+        await until(pilot, lambda: app.newest is item and app.view.is_ready)
     else:
-        await until(pilot, lambda: app.outage is not None)
+        await until(pilot, lambda: app.outage is not None and app.view.is_ready)
     await pilot.pause()
 
 
